@@ -1,0 +1,49 @@
+# Skewless. `make help` prints the comment beside each target.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check format bench debian clean
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+# The stamp is newer than its inputs only when the environment holds what they ask for.
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,demo,bench,dev]'
+	@touch $@
+
+setup: $(VENV)/.stamp ## make .venv with everything the other targets need
+
+demo: setup ## run the whole system on The Complete Journey; ARGS="--once --json" passes arguments on
+	$(BIN)/skewless demo $(ARGS)
+
+check: setup ## lint, types and import contracts (what pre-commit runs)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check ## check, then every test that needs no server; the others say why they were skipped
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-slow: setup ## the long suites (kill, swap and mutation runs)
+	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)
+
+format: setup ## rewrite the code the way `make check` wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## every benchmark in full; results go to benchmarks/results/
+	$(BIN)/python -m benchmarks $(ARGS)
+
+debian: ## Debian packages some tests use (they skip with a reason elsewhere)
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus chromium
+
+clean: ## remove what the project made here, the environment included
+	rm -rf $(VENV) var build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

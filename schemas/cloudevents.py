@@ -1,0 +1,25 @@
+"""CloudEvents attributes as Kafka headers (binary mode of the CloudEvents Kafka binding)."""
+
+from collections.abc import Iterable, Mapping
+
+SPEC_VERSION = b"1.0"
+CONTENT_TYPE = b"application/json"
+
+Headers = list[tuple[str, bytes]]
+
+
+def cloudevent_headers(*, event_id: str, source: str, type_name: str, time_iso: str) -> Headers:
+    """Headers of one event. `source` + `id` name the event: the same pair again is a duplicate."""
+    return [
+        ("ce_specversion", SPEC_VERSION),
+        ("ce_id", event_id.encode()),
+        ("ce_source", source.encode()),
+        ("ce_type", type_name.encode()),
+        ("ce_time", time_iso.encode()),
+        ("content-type", CONTENT_TYPE),
+    ]
+
+
+def read_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> Mapping[str, str]:
+    """Header name -> text; undecodable bytes are replaced, never raised on."""
+    return {name: (value or b"").decode("utf-8", "replace") for name, value in headers or ()}

@@ -1,0 +1,67 @@
+"""What was served, with everything needed to recount it later."""
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .embeddings import Sha256Hex
+from .ids import AdvertiserId, EpochMs, Micros, PinId, UserId
+from .ranking import StageTrace
+
+
+class LoggedAd(BaseModel):
+    """One served ad, as it was scored and priced."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    pin_id: PinId
+    advertiser_id: AdvertiserId
+    tower_version: Sha256Hex = Field(
+        description="version of the Pin embedding that was scored, from its row's tag"
+    )
+    dot: float = Field(description="query embedding · Pin embedding")
+    pctr: float
+    bid_micros: Micros
+    price_micros: Micros
+
+
+class RankingLog(BaseModel):
+    """One answered query. Recounting mixed pairs needs nothing but these rows."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    type_name: ClassVar[str] = "ranking.logged.v1"
+
+    request_id: str
+    user_id: UserId | None
+    occurred_at_ms: EpochMs
+    served_at_ms: EpochMs
+    release_id: str
+    snapshot_id: str
+    registry_hash: Sha256Hex
+    query_tower_version: Sha256Hex
+    query_vector: str = Field(description="the query embedding, base64 of little-endian fp32")
+    duration_seconds: float
+    stages: list[StageTrace]
+    ads: list[LoggedAd]
+
+    def mixed_pairs(self) -> int:
+        """(Query, Pin) pairs in this answer whose embeddings came from different tower versions."""
+        return sum(ad.tower_version != self.query_tower_version for ad in self.ads)
+
+
+class ReleasePublished(BaseModel):
+    """CURRENT moved: a publish or a rollback."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    type_name: ClassVar[str] = "release.published.v1"
+
+    release_id: str
+    previous_release_id: str | None
+    tower_version: Sha256Hex
+    snapshot_id: str
+    action: str = Field(description="publish or rollback")
+    actor: str
+    reason: str
+    occurred_at_ms: EpochMs

@@ -1,0 +1,85 @@
+"""Vectors inside JSON: base64 of little-endian fp16, or a plain array of numbers.
+
+Base64 fp16 is a third of the size of a float array (172 characters for 64 dimensions) and decodes
+without parsing a single number; it is what our own producer writes. Arrays are for people.
+"""
+
+import base64
+import binascii
+import math
+import struct
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+MAX_DIMENSION = 4096
+FP16_MAX = 65504.0
+
+
+def encode_fp16(values: Sequence[float]) -> str:
+    """Base64 of `values` as little-endian fp16. Raises ValueError for what fp16 cannot hold."""
+    try:
+        packed = struct.pack(f"<{len(values)}e", *values)
+    except (OverflowError, struct.error) as error:
+        raise ValueError(f"a vector element is no fp16 number (largest {FP16_MAX}): {error}") from error
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError("a vector element is NaN or infinite")
+    return base64.b64encode(packed).decode("ascii")
+
+
+def decode_fp16(text: str) -> tuple[float, ...]:
+    """Inverse of `encode_fp16`. Raises ValueError for bad base64, odd bytes, NaN or infinity."""
+    try:
+        packed = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"vector is no base64: {error}") from error
+    if len(packed) % 2:
+        raise ValueError(f"vector has {len(packed)} bytes, fp16 takes two each")
+    values = struct.unpack(f"<{len(packed) // 2}e", packed)
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError("a vector element is NaN or infinite")
+    return values
+
+
+def _normalise(value: Any) -> Any:
+    """Accept both spellings, keep one: the base64 text."""
+    if isinstance(value, list | tuple):
+        if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
+            raise ValueError("a vector array holds numbers only")
+        value = encode_fp16(value)
+    if isinstance(value, str):
+        size = len(decode_fp16(value))
+        if not 0 < size <= MAX_DIMENSION:
+            raise ValueError(f"vector has {size} dimensions, 1 to {MAX_DIMENSION} are allowed")
+    return value
+
+
+def fixed_dimension(dimension: int) -> Any:
+    """A pydantic validator that refuses a `Fp16Vector` of another dimension."""
+    size = 4 * math.ceil(2 * dimension / 3)
+
+    def check(value: Any) -> Any:
+        value = _normalise(value)
+        if isinstance(value, str) and len(value) != size:
+            raise ValueError(f"vector has {len(decode_fp16(value))} dimensions, expected {dimension}")
+        return value
+
+    return BeforeValidator(check)
+
+
+_SCHEMA = WithJsonSchema(
+    {
+        "oneOf": [
+            {"type": "string", "contentEncoding": "base64", "description": "little-endian fp16"},
+            {"type": "array", "items": {"type": "number"}, "maxItems": MAX_DIMENSION},
+        ]
+    }
+)
+
+Fp16Vector = Annotated[str, BeforeValidator(_normalise), _SCHEMA]
+"""A finite vector, held as base64 of little-endian fp16; arrays of numbers are converted on input."""
+
+CONTENT_DIMENSION = 48
+ContentVector = Annotated[str, fixed_dimension(CONTENT_DIMENSION), _SCHEMA]
+"""The content encoder's embedding of a Pin: 48 dimensions."""

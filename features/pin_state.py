@@ -61,12 +61,14 @@ PIN_RECORD = np.dtype(
         ("offsite_visits", "<i4", (len(VISIT_WINDOWS_DAYS),)),
         ("content_embedding", "<f2", (CONTENT_DIMENSION,)),
         ("target_ages", "<u2"),
+        ("partition", "<u2"),
         ("status", "u1"),
         ("interest_targeting", "u1"),
         ("search_term_targeting", "u1"),
         ("auto_targeting", "u1"),
     ]
 )
+"""`partition` is the Kafka partition that both offsets count in: a Pin is on the same one of each source."""
 
 
 def empty_records(pin_ids: npt.NDArray[np.int64]) -> Records:
@@ -221,12 +223,21 @@ def _visits(series: pl.Series) -> npt.NDArray[np.generic]:
     return counts
 
 
+def _check_sizes(sizes: pl.Series, expected: int) -> None:
+    """NOTE: without it two vectors of 47 and 49 dimensions would fill two rows of 48."""
+    if (sizes != expected).any():
+        raise ValueError(f"a vector has another size than {expected}")
+
+
 def _vectors(series: pl.Series) -> npt.NDArray[np.generic]:
     try:
         if series.dtype == pl.String:
-            packed = b"".join(series.str.decode("base64", strict=True).to_list())
+            decoded = series.str.decode("base64", strict=True)
+            _check_sizes(decoded.bin.size(), 2 * CONTENT_DIMENSION)
+            packed = b"".join(decoded.to_list())
             vectors = np.frombuffer(packed, "<f2").reshape(len(series), CONTENT_DIMENSION)
         else:
+            _check_sizes(series.list.len(), CONTENT_DIMENSION)
             with np.errstate(over="ignore"):
                 numbers = (
                     series.explode(empty_as_null=False).to_numpy().reshape(len(series), CONTENT_DIMENSION)

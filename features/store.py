@@ -43,8 +43,8 @@ class RecordStore(Protocol):
         """A metadata value written with `put_many`."""
         ...
 
-    def scan(self, chunk: int = 8192) -> Iterator[tuple[Records, list[bytes]]]:
-        """All records and tails, ascending by id, in chunks."""
+    def scan(self, chunk: int = 8192, *, after: int = -1) -> Iterator[tuple[Records, list[bytes]]]:
+        """Records and tails of every id above `after`, ascending by id, in chunks."""
         ...
 
     def close(self) -> None:
@@ -71,6 +71,11 @@ def _keys(ids: Ids) -> list[bytes]:
     return [_RECORD_PREFIX + packed[i : i + 8] for i in range(0, len(packed), 8)]
 
 
+def _first_key(after: int) -> bytes:
+    """The smallest key of an id above `after` (at most 2**63 - 1, so that the next still fits)."""
+    return _RECORD_PREFIX + (after + 1).to_bytes(8, "big")
+
+
 class MemoryStore:
     """Records in a dict. Lost when the process ends."""
 
@@ -94,9 +99,10 @@ class MemoryStore:
         """See `RecordStore`."""
         return self._meta.get(name)
 
-    def scan(self, chunk: int = 8192) -> Iterator[tuple[Records, list[bytes]]]:
+    def scan(self, chunk: int = 8192, *, after: int = -1) -> Iterator[tuple[Records, list[bytes]]]:
         """See `RecordStore`."""
-        keys = sorted(self._values)
+        first = _first_key(after)
+        keys = sorted(key for key in self._values if key >= first)
         for start in range(0, len(keys), chunk):
             yield _split(self.dtype, [self._values[key] for key in keys[start : start + chunk]])
 
@@ -167,10 +173,10 @@ class RocksStore:
         value: bytes | None = self._db.get(_META_PREFIX + name.encode())
         return value
 
-    def scan(self, chunk: int = 8192) -> Iterator[tuple[Records, list[bytes]]]:
+    def scan(self, chunk: int = 8192, *, after: int = -1) -> Iterator[tuple[Records, list[bytes]]]:
         """See `RecordStore`."""
         values: list[bytes] = []
-        entries: Iterator[tuple[bytes, bytes]] = cast(Any, self._db.items(from_key=_RECORD_PREFIX))
+        entries: Iterator[tuple[bytes, bytes]] = cast(Any, self._db.items(from_key=_first_key(after)))
         for key, value in entries:
             if not key.startswith(_RECORD_PREFIX):
                 break

@@ -135,7 +135,10 @@ def history_weights(users: Records) -> Floats:
 def demographics(users: Records) -> Ints:
     """The seven demographic segments, each value hashed together with its position; 0 is unknown."""
     segments = users["segments"]
-    salted = segments + np.arange(segments.shape[1], dtype=np.uint32) * np.uint32(0x9E3779B1)
+    positions = np.arange(segments.shape[1], dtype=np.uint32)
+    salted = (segments ^ (positions * np.uint32(0x9E3779B1))) * np.uint32(0x85EBCA6B)
+    # NOTE: 2^32 is 1 modulo 255 buckets, so sums alone would undo the salt; the shift mixes it in.
+    salted ^= salted >> np.uint32(15)
     return np.where(segments == 0, 0, _bucket_hashes(np.maximum(salted, 1), SEGMENT_BUCKETS))
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .events import PinStatus
+from .events import NO_NUL, PinStatus
 from .ids import AdvertiserId, EpochMs, Micros, PinId
 from .vectors import Fp16Vector
 
@@ -28,16 +28,16 @@ class PinEmbedded(BaseModel):
     input_mask: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         description="bit i is set when the tower's i-th Pin input was not its default"
     )
-    changed_offset: Annotated[int, Field(ge=-1)] = Field(
+    changed_offset: Annotated[int, Field(ge=-1, lt=2**63)] = Field(
         description="last pin.changed.v1 offset folded in, or -1"
     )
-    aggregated_offset: Annotated[int, Field(ge=-1)] = Field(
+    aggregated_offset: Annotated[int, Field(ge=-1, lt=2**63)] = Field(
         description="last pin.aggregated.v1 offset folded in, or -1"
     )
     occurred_at_ms: EpochMs = Field(description="event time of the newest event folded in")
     ingested_at_ms: EpochMs = Field(description="broker time of the newest event folded in")
     status: PinStatus = "active"
-    title: str = ""
+    title: Annotated[str, Field(pattern=NO_NUL)] = ""
     advertiser_id: AdvertiserId = 0
     price_micros: Micros = 0
     bid_micros: Micros = 0

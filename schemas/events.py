@@ -17,7 +17,10 @@ PinStatus = Literal["active", "paused", "deleted"]
 AgeBand = Literal["19-24", "25-34", "35-44", "45-54", "55-64", "65+"]
 AGE_BANDS: tuple[AgeBand, ...] = ("19-24", "25-34", "35-44", "45-54", "55-64", "65+")
 
-ShortText = Annotated[str, Field(max_length=100)]
+NO_NUL = r"^[^\x00]*$"
+"""Text without the NUL character, which C libraries and databases further on would cut it at."""
+
+ShortText = Annotated[str, Field(max_length=100, pattern=NO_NUL)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 DISPLAY_LOCATIONS = 10
@@ -45,7 +48,7 @@ class PinChanged(Event):
     pin_id: PinId
     occurred_at_ms: EpochMs = Field(description="when the change happened at its source")
     status: PinStatus | None = None
-    title: Annotated[str, Field(max_length=300)] | None = None
+    title: Annotated[str, Field(max_length=300, pattern=NO_NUL)] | None = None
     category_l1: ShortText | None = Field(None, description="widest category, such as a department")
     category_l2: ShortText | None = None
     category_l3: ShortText | None = Field(None, description="narrowest category, such as a product type")

@@ -33,7 +33,7 @@ class RankingLog(BaseModel):
     type_name: ClassVar[str] = "ranking.logged.v1"
 
     request_id: str
-    user_id: UserId | None
+    user_id: UserId | None = None
     occurred_at_ms: EpochMs
     served_at_ms: EpochMs
     release_id: str
@@ -58,7 +58,7 @@ class ReleasePublished(BaseModel):
     type_name: ClassVar[str] = "release.published.v1"
 
     release_id: str
-    previous_release_id: str | None
+    previous_release_id: str | None = None
     tower_version: Sha256Hex
     snapshot_id: str
     action: str = Field(description="publish or rollback")

@@ -1,0 +1,1 @@
+"""How a process starts: settings, wiring, the command line. Nothing imports this package."""

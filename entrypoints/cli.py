@@ -1,0 +1,66 @@
+"""`skewless`: the command line. One function a command: read settings, wire, call, print.
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 refused or failed a check, 2 wrong
+usage, 3 something needed is not there (a broker, a server, a release): try again later.
+"""
+
+import sys
+from importlib.metadata import version
+
+import typer
+
+from schemas.errors import Refused, RetryableError
+
+from . import cli_inspect, cli_processes, cli_release
+from .output import EXIT_REFUSED, EXIT_UNAVAILABLE, messages
+
+app = typer.Typer(
+    name="skewless",
+    help="Ads retrieval and ranking in which query and Pin embeddings always come from one checkpoint.\n\n"
+    "Start with `skewless demo`. Every command has --json and an example in its --help.\n\n"
+    "Exit codes: 0 done, 1 refused, 2 wrong usage, 3 unavailable (try again).",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("skewless"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Options that stand before the command."""
+
+
+cli_processes.register(app)
+cli_release.register(app)
+cli_inspect.register(app)
+
+
+def main() -> None:
+    """Entry point of the `skewless` command."""
+    try:
+        app()
+    except Refused as refused:
+        messages.print(f"[bold red]refused[/] ({refused.code})", soft_wrap=True)
+        messages.print(f"  expected  {refused.expected}", markup=False, soft_wrap=True)
+        messages.print(f"  came      {refused.came}", markup=False, soft_wrap=True)
+        messages.print(f"  fix       {refused.fix}", markup=False, soft_wrap=True)
+        sys.exit(EXIT_REFUSED)
+    except RetryableError as error:
+        messages.print(f"[bold yellow]unavailable[/] {error}", soft_wrap=True)
+        sys.exit(EXIT_UNAVAILABLE)
+
+
+if __name__ == "__main__":
+    main()

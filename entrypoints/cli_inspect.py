@@ -1,0 +1,146 @@
+"""Commands that look at things: schemas, features, settings, a ranking, the ranking log."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from features.definitions import registry
+from schemas.codec import json_schema
+from schemas.errors import Refused
+from schemas.topics import TOPICS
+
+from .output import Output
+from .settings import ENV_PREFIX, Settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def schema(
+    topic: Annotated[
+        str | None, typer.Argument(help="A topic, such as pin.changed.v1; none: list them.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the JSON Schema of a topic's messages, or list the topics.
+
+    Example: skewless schema pin.changed.v1 > pin.changed.v1.schema.json
+    """
+    if topic is None:
+        Output(as_json).rows(
+            "topics",
+            [
+                {
+                    "topic": one.name,
+                    "key": one.key,
+                    "partitions": one.partitions,
+                    "cleanup": "compact" if one.compacted else "delete",
+                    "what": one.doc,
+                }
+                for one in TOPICS.values()
+            ],
+        )
+        return
+    if topic not in TOPICS:
+        raise Refused(
+            "unknown_topic", f"one of {', '.join(TOPICS)}", repr(topic), "`skewless schema` lists them."
+        )
+    typer.echo(json_schema(TOPICS[topic].value))
+
+
+def features(as_json: Json = False) -> None:
+    """List the feature registry: each feature with its entity, shape, owner and paths.
+
+    Example: skewless features --json
+    """
+    declared = registry()
+    rows = [{**spec.declaration(), "owner": spec.owner, "doc": spec.doc} for spec in declared.specs]
+    if as_json:
+        Output(True).data({"registry_hash": declared.content_hash, "features": rows})
+        return
+    keep = ("name", "entity", "dtype", "shape", "buckets", "owner", "paths", "version")
+    Output(False).rows(
+        f"feature registry {declared.content_hash[:12]}", [{name: row[name] for name in keep} for row in rows]
+    )
+
+
+def settings(as_json: Json = False) -> None:
+    """Print every setting in force; secrets are masked.
+
+    Example: SKEWLESS_HTTP_PORT=9000 skewless settings
+    """
+    loaded = Settings.load()
+    Output(as_json).rows(
+        "settings",
+        [
+            {
+                "variable": ENV_PREFIX + name.upper(),
+                "value": str(getattr(loaded, name)),
+                "what": field.description,
+            }
+            for name, field in Settings.model_fields.items()
+        ],
+    )
+
+
+def rank(
+    user: Annotated[int, typer.Option(help="User id.")],
+    slots: Annotated[int, typer.Option(min=1, max=100, help="Ads wanted.")] = 5,
+    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8080",
+    as_json: Json = False,
+) -> None:
+    """Send one ranking query to a running server and print its ads.
+
+    Example: skewless rank --user 1228 --slots 3
+    """
+    from schemas.ranking import RankRequest  # noqa: PLC0415 - keeps `--help` quick
+    from skewless_client import RankClient  # noqa: PLC0415
+
+    with RankClient(url) as client:
+        response = client.rank(RankRequest(user_id=user, slots=slots))
+    if as_json:
+        Output(True).data(response.model_dump(mode="json"))
+        return
+    Output(False).rows(
+        f"release {response.release_id}, query tower {response.query_tower_version[:12]}, "
+        f"Pin tower {response.pin_tower_version[:12]}",
+        [
+            {
+                "#": ad.position,
+                "pin": ad.pin_id,
+                "title": ad.title,
+                "score": round(ad.score, 4),
+                "pctr": round(ad.pctr, 4),
+                "bid": ad.bid_micros / 1e6,
+                "price": ad.price_micros / 1e6,
+            }
+            for ad in response.ads
+        ],
+    )
+
+
+def recount(
+    logs: Annotated[
+        Path | None, typer.Option(help="Directory of ranking logs; default: the data directory's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recount, from the ranking log alone, (query, Pin) pairs of different tower versions. Exit 1 unless 0.
+
+    Example: skewless recount --json
+    """
+    from serving.ranking_log import recount_mixed  # noqa: PLC0415
+
+    counted = recount_mixed(logs or Settings.load().logs_dir)
+    Output(as_json).record(
+        "ranking log",
+        {"responses": counted.responses, "pairs": counted.pairs, "mixed_responses": counted.mixed_responses},
+    )
+    if counted.mixed_responses:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    for command in (rank, recount, schema, features, settings):
+        app.command()(command)

@@ -1,0 +1,80 @@
+"""What the command line prints: data on stdout, everything else on stderr."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+EXIT_OK, EXIT_REFUSED, EXIT_USAGE, EXIT_UNAVAILABLE = 0, 1, 2, 3
+
+messages = Console(stderr=True, highlight=False)
+"""For people: progress, hints, errors. Colour only on a terminal, and never with NO_COLOR."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Prints results as a table, or as JSON when asked."""
+
+    json: bool
+
+    def rows(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A list of results."""
+        if self.json:
+            self.data(list(rows))
+            return
+        table = Table(title=title, title_justify="left", show_edge=False)
+        for column in rows[0] if rows else {"(none)": None}:
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+        Console(highlight=False).print(table)
+
+    def record(self, title: str, record: Mapping[str, Any]) -> None:
+        """One result with named values."""
+        if self.json:
+            self.data(dict(record))
+            return
+        self.rows(title, [{"": name, title: value} for name, value in record.items()])
+
+    def data(self, value: Any) -> None:
+        """JSON on one line."""
+        sys.stdout.write(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode() + "\n")
+        sys.stdout.flush()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, dict | list):
+        return orjson.dumps(value).decode()
+    return "" if value is None else str(value)
+
+
+def progress() -> Progress:
+    """A progress display on stderr: bars on a terminal, nothing that garbles a log elsewhere."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=messages,
+        disable=not messages.is_terminal,
+    )

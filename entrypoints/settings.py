@@ -1,0 +1,122 @@
+"""Every setting, read from the environment here and nowhere else.
+
+`SKEWLESS_DATA_DIR=/srv/skewless skewless serve` sets `data_dir`. Unknown `SKEWLESS_…` names are
+refused, so a typo is an error and not a silent default. `docs/settings.md` lists them all (tested).
+"""
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.errors import Refused
+
+ENV_PREFIX = "SKEWLESS_"
+
+
+class Settings(BaseSettings):
+    """Settings of every process. Durations and sizes carry their unit in the name."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    data_dir: Path = Field(Path("var"), description="where towers, snapshots, releases, state and logs live")
+    tier: str = Field("realtime", description="inventory tier that this process works for")
+
+    kafka_bootstrap_servers: str = Field(
+        "", description="brokers as host:port,…; empty: no broker is configured (the demo brings its own)"
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="PLAINTEXT is refused to a host that is not loopback unless allowed below"
+    )
+    kafka_sasl_mechanism: str = Field("", description="such as SCRAM-SHA-512; with SASL_… only")
+    kafka_sasl_username: str = Field("", description="with SASL_… only")
+    kafka_sasl_password: SecretStr = Field(SecretStr(""), description="never printed")
+    kafka_allow_plaintext: bool = Field(False, description="allow PLAINTEXT to a host that is not loopback")
+
+    batch_events: int = Field(
+        4096, ge=1, le=100_000, description="most events that one enrichment batch takes"
+    )
+    device: str = Field("cpu", description="torch device of the towers: cpu, cuda, cuda:1")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of one process's tower and index")
+
+    cut_clock: Literal["event", "wall"] = Field(
+        "event", description="whose hours the snapshot cutter follows"
+    )
+    cut_every_seconds: float = Field(
+        0.0, ge=0, description="cut this often whatever the hour; 0 leaves it to the clock above"
+    )
+    index_kind: Literal["auto", "flat", "ivf", "hnsw"] = Field(
+        "auto", description="auto: flat up to 200,000 Pins, ivf above"
+    )
+    keep_releases: int = Field(8, ge=2, le=1000, description="releases kept on disk, the live one included")
+
+    http_host: str = Field("127.0.0.1", description="address that the server binds")
+    http_port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
+    admin_token: SecretStr = Field(
+        SecretStr(""), description="bearer token of the admin routes; empty closes them"
+    )
+    reserve_price_micros: int = Field(1_000, ge=0, description="least that an impression costs")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unknown_names(cls, values: dict[str, object]) -> dict[str, object]:
+        known = {ENV_PREFIX + name.upper() for name in cls.model_fields}
+        unknown = sorted(
+            name for name in os.environ if name.startswith(ENV_PREFIX) and name.upper() not in known
+        )
+        if unknown:
+            raise ValueError(f"unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        return values
+
+    @property
+    def towers_dir(self) -> Path:
+        """Checkpoints, and LIVE: the tower versions that the worker embeds with."""
+        return self.data_dir / "towers"
+
+    @property
+    def snapshots_dir(self) -> Path:
+        """Immutable hourly snapshots."""
+        return self.data_dir / "snapshots"
+
+    @property
+    def releases_dir(self) -> Path:
+        """Immutable releases, CURRENT and the audit trail."""
+        return self.data_dir / "releases"
+
+    @property
+    def users_dir(self) -> Path:
+        """The online store of user records."""
+        return self.data_dir / "users"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Ranking logs."""
+        return self.data_dir / "logs"
+
+    def state_dir(self, worker: int) -> Path:
+        """RocksDB of one enrichment worker."""
+        return self.data_dir / "state" / f"worker-{worker}"
+
+    def status_file(self, name: str) -> Path:
+        """What a process last said about itself, for the console."""
+        return self.data_dir / "status" / f"{name}.json"
+
+    @classmethod
+    def load(cls, **overrides: object) -> Self:
+        """Settings from the environment; `overrides` (the command line's) win.
+
+        Raises Refused that names the setting, what came and what it takes.
+        """
+        try:
+            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = ".".join(map(str, first["loc"])) or "settings"
+            raise Refused(
+                "bad_setting",
+                expected=f"{name}: {first['msg']}",
+                came="the environment or the command line",
+                fix="docs/settings.md lists every setting with its default.",
+            ) from error

@@ -1,0 +1,75 @@
+"""A release made ready to serve: read, proved, and warmed beside the one that serves now."""
+
+import pyarrow as pa
+
+from schemas.errors import Refused
+from schemas.manifests import ReleaseManifest
+
+from . import checks
+from .contents import ReleaseContents, read_release
+from .faiss_index import ApproximateIndex, FlatIndex
+from .releases import ReleaseStore
+from .row_files import Attributes, Matrix
+from .vector_index import Bitmap, Dots, Positions, Query, pack
+
+_WARM_QUERIES = 16
+_WARM_K = 100
+
+
+class LoadedIndex:
+    """One release's rows and index in memory. Row numbers 0..N-1 are the same in all of its parts.
+
+    `attributes` is ATTRIBUTES [N]; `vectors` fp16 [N, D], read-only, for scoring; `titles` an Arrow
+    string array of N. Safe to search from many threads.
+    """
+
+    def __init__(self, contents: ReleaseContents) -> None:
+        self.manifest: ReleaseManifest = contents.manifest
+        self.attributes: Attributes = contents.rows.attributes
+        self.titles: pa.StringArray = contents.rows.titles
+        self.vectors: Matrix = contents.index.matrix
+        self._index: FlatIndex | ApproximateIndex | None = contents.index
+
+    @property
+    def tower_version(self) -> str:
+        """The version that every row was proved to be of."""
+        return self.manifest.tower_version
+
+    def __len__(self) -> int:
+        return self.manifest.index.rows
+
+    def search(self, query: Query, k: int, allowed: Bitmap | None = None) -> tuple[Dots, Positions]:
+        """The best `min(k, eligible)` rows, best first; see `VectorIndex`."""
+        if self._index is None:
+            raise RuntimeError(f"release {self.manifest.release_id} was closed: a lease ended too early")
+        return self._index.search(query, k, allowed)
+
+    def warm(self) -> None:
+        """A few searches, filtered and not, so that the first request finds memory and caches ready."""
+        step = max(len(self) // _WARM_QUERIES, 1)
+        allowed = pack(self.attributes["pin_id"] % 2 == 0)
+        for row in range(0, len(self), step):
+            query = self.vectors[row].astype("f4")
+            self.search(query, _WARM_K)
+            self.search(query, _WARM_K, allowed)
+
+    def close(self) -> None:
+        """Let go of the memory. Arrays that somebody still holds stay valid."""
+        self._index = None
+        self.vectors = self.vectors[:0].copy()
+        self.attributes = self.attributes[:0].copy()
+        self.titles = pa.array([], pa.string())
+
+
+def load_index(releases: ReleaseStore, release_id: str, *, registry_hash: str) -> LoadedIndex:
+    """Read a release back, with the sha256 of every file first and every check that its rows allow.
+
+    Long, but hashing, copying and FAISS release the interpreter lock: a background thread can do it.
+    Raises Refused with code, expected, came and fix.
+    """
+    manifest = releases.manifest(release_id)
+    checks.registry(manifest.registry_hash, registry_hash)
+    if not all(check.ok for check in manifest.checks):
+        failed = [check.name for check in manifest.checks if not check.ok]
+        raise Refused("failed_check", "a release whose checks passed", ", ".join(failed), "Build it again.")
+    return LoadedIndex(read_release(releases.directory(release_id)))

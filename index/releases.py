@@ -1,0 +1,214 @@
+"""The release store: finished releases, the one pointer that names the live one, and who moved it when.
+
+`root/<release_id>/` never changes once it is there; `root/CURRENT` is replaced whole; `root/audit.jsonl`
+gets its line before the pointer moves, and a line whose move never happened (a crash in between) is
+recognised and left out by `audit`.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import time_ns
+from types import EllipsisType
+from typing import Literal
+
+from pydantic import ValidationError
+
+from schemas.artefacts import READY, append_durably, write_atomic
+from schemas.errors import Refused
+from schemas.logs import ReleasePublished
+from schemas.manifests import ReleaseManifest
+
+from . import checks
+from .contents import read_release, release_manifest
+
+CURRENT = "CURRENT"
+AUDIT = "audit.jsonl"
+_LOCK = ".lock"
+_DELETING = ".deleting-"
+
+# Named here, because inside the class `list` is a method.
+_Ids = list[str]
+_Moves = list[ReleasePublished]
+
+
+def wall_clock_ms() -> int:
+    """Now, in milliseconds since 1970."""
+    return time_ns() // 1_000_000
+
+
+class ReleaseStore:
+    """Releases under `root`. Any number of processes may publish; they take turns by a file lock."""
+
+    def __init__(self, root: Path, now_ms: Callable[[], int] = wall_clock_ms) -> None:
+        self.root = root
+        self._now_ms = now_ms
+
+    def list(self) -> _Ids:
+        """Ids of the finished releases, oldest hour first."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            p.name for p in self.root.iterdir() if not p.name.startswith(".") and (p / READY).is_file()
+        )
+
+    def directory(self, release_id: str) -> Path:
+        """Where a release lies, or would lie."""
+        return self.root / release_id
+
+    def manifest(self, release_id: str) -> ReleaseManifest:
+        """The manifest alone; the release's files are not looked at. Raises Refused."""
+        return release_manifest(self.directory(release_id))
+
+    def current(self) -> str | None:
+        """The live release's id."""
+        try:
+            return (self.root / CURRENT).read_text(encoding="ascii").strip() or None
+        except FileNotFoundError:
+            return None
+
+    def comparable_live(self) -> ReleaseManifest | None:
+        """The live release's manifest, to measure a candidate by. None when there is none or it is damaged:
+        a damaged one may be replaced by any.
+        """
+        current = self.current()
+        try:
+            return None if current is None else self.manifest(current)
+        except Refused:
+            return None
+
+    def publish(
+        self,
+        release_id: str,
+        *,
+        actor: str,
+        reason: str,
+        expected_current: str | EllipsisType | None = ...,
+        registry_hash: str | None = None,
+        min_rows_ratio: float = 0.5,
+    ) -> ReleasePublished:
+        """Make a release the live one, after reading it back and checking it against the live one.
+
+        With `expected_current` the move happens only while that release (or None) is live; with
+        `registry_hash` only for a release of that registry. Publishing what is live changes nothing.
+        Raises Refused, then nothing has moved.
+        """
+        candidate = read_release(self.directory(release_id)).manifest
+        if registry_hash is not None:
+            checks.registry(candidate.registry_hash, registry_hash)
+        with self._locked():
+            current = self._expect(expected_current)
+            if current == release_id:
+                return self._line(candidate, None, "publish", actor, reason)
+            live = self.comparable_live()
+            checks.not_stale(candidate.hour_ms, live)
+            checks.enough_rows(candidate.index.rows, live, min_rows_ratio)
+            return self._move(self._line(candidate, current, "publish", actor, reason))
+
+    def rollback(
+        self, *, actor: str, reason: str, expected_current: str | EllipsisType | None = ...
+    ) -> ReleasePublished:
+        """Make the live release's predecessor live again; repeated, it goes further back.
+
+        Raises Refused (`no_predecessor`, `current_moved`, or what is wrong with the predecessor).
+        """
+        with self._locked():
+            current = self._expect(expected_current)
+            trail = self._trail()
+            if len(trail) < 2:
+                fix = "Publish a release instead."
+                raise Refused("no_predecessor", "a release before the live one", "none", fix)
+            candidate = read_release(self.directory(trail[-2])).manifest
+            return self._move(self._line(candidate, current, "rollback", actor, reason))
+
+    def retain(self, count: int) -> _Ids:
+        """Delete all but the `count` newest releases; returns what was deleted.
+
+        The live release and its predecessor stay in any case. What others are still writing is not
+        touched; a release that a server holds open goes when the server lets go of it.
+        """
+        with self._locked():
+            everything = sorted(self.list(), key=self._age)
+            newest = everything[max(len(everything) - count, 0) :]
+            doomed = [
+                name for name in everything if name not in {*newest, *self._trail()[-2:], self.current()}
+            ]
+            for name in doomed:
+                # Hidden first: nobody may find half a release under its name.
+                self.directory(name).rename(self.root / (_DELETING + name))
+            for leftover in self.root.glob(_DELETING + "*"):
+                shutil.rmtree(leftover)
+        return doomed
+
+    def audit(self) -> _Moves:
+        """Every move of CURRENT, in order."""
+        lines = self._lines()
+        successors = [line.previous_release_id for line in lines[1:]] + [self.current()]
+        return [line for line, then in zip(lines, successors, strict=False) if line.release_id == then]
+
+    def _age(self, release_id: str) -> tuple[str, int]:
+        """Sorts by hour, which ids begin with, then by when it was built."""
+        return release_id.split("-")[0], (self.directory(release_id) / READY).stat().st_mtime_ns
+
+    def _trail(self) -> _Ids:
+        """The live release and, before it, those that a rollback goes back through."""
+        trail: _Ids = []
+        for line in self.audit():
+            if line.action == "rollback":
+                trail = trail[:-1]
+            else:
+                trail.append(line.release_id)
+        return trail
+
+    def _expect(self, expected: str | EllipsisType | None) -> str | None:
+        current = self.current()
+        if not isinstance(expected, EllipsisType) and current != expected:
+            fix = "Somebody else published: look at what is live now, then decide again."
+            raise Refused("current_moved", f"{expected} to be live", str(current), fix)
+        return current
+
+    def _line(
+        self,
+        manifest: ReleaseManifest,
+        previous: str | None,
+        action: Literal["publish", "rollback"],
+        actor: str,
+        reason: str,
+    ) -> ReleasePublished:
+        return ReleasePublished(
+            release_id=manifest.release_id,
+            previous_release_id=previous,
+            tower_version=manifest.tower_version,
+            snapshot_id=manifest.snapshot_id,
+            action=action,
+            actor=actor,
+            reason=reason,
+            occurred_at_ms=self._now_ms(),
+        )
+
+    def _move(self, line: ReleasePublished) -> ReleasePublished:
+        append_durably(self.root / AUDIT, line.model_dump_json().encode())
+        write_atomic(self.root / CURRENT, line.release_id.encode("ascii") + b"\n")
+        return line
+
+    def _lines(self) -> _Moves:
+        try:
+            text = (self.root / AUDIT).read_bytes()
+        except FileNotFoundError:
+            return []
+        # What stands after the last line break was cut off by a crash: its move never happened.
+        complete = text.split(b"\n")[:-1]
+        try:
+            return [ReleasePublished.model_validate_json(line) for line in complete]
+        except ValidationError as error:
+            fix = f"Restore {AUDIT} from a backup, or move it away to start a new trail."
+            raise Refused("bad_audit", "one move per line", str(error)[:300], fix) from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,150 @@
+"""The hourly snapshot: an immutable, content-addressed cut of the embedded Pins of one tier.
+
+Sorted by (tower version, Pin id) and free of wall clock, so the same rows give the same bytes and the
+same id, whoever cuts them and however often.
+"""
+
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from schemas.artefacts import (
+    file_entry,
+    manifest_bytes,
+    publish_staged,
+    read_manifest,
+    staged,
+    verify_files,
+    write_manifest,
+)
+from schemas.errors import Refused
+from schemas.manifests import Offsets, SnapshotManifest
+
+from .row_files import (
+    ATTRIBUTES,
+    ATTRIBUTES_FILE,
+    VECTORS,
+    SnapshotRows,
+    read_rows,
+    write_attributes,
+    write_vectors,
+)
+
+__all__ = [
+    "ATTRIBUTES",
+    "SnapshotRows",
+    "hour_name",
+    "list_snapshots",
+    "read_snapshot",
+    "snapshot_manifest",
+    "write_snapshot",
+]
+
+
+def hour_name(hour_ms: int) -> str:
+    """An hour as it appears in ids: UTC, compact ISO 8601, sorting as the hours do."""
+    return datetime.fromtimestamp(hour_ms / 1000, UTC).strftime("%Y%m%dT%HZ")
+
+
+def write_snapshot(
+    root: Path,
+    rows: SnapshotRows,
+    *,
+    tier: str,
+    hour_ms: int,
+    clock: Literal["event", "wall"],
+    pin_inputs: list[str],
+    offsets: Offsets,
+) -> SnapshotManifest:
+    """Write `root/<snapshot_id>`, atomically; cutting the same rows again changes nothing on disk.
+
+    Raises Refused (`row_count`, `unknown_version`) for rows whose parts do not fit together.
+    """
+    rows = _sorted(_coherent(rows))
+    with staged(root) as directory:
+        write_vectors(directory, rows.vectors)
+        write_attributes(directory, rows)
+        manifest = SnapshotManifest(
+            snapshot_id="unnamed",
+            tier=tier,
+            hour_ms=hour_ms,
+            clock=clock,
+            rows=len(rows),
+            dimension=rows.vectors.shape[1],
+            versions=rows.histogram(),
+            pin_inputs=pin_inputs,
+            offsets=offsets,
+            newest_event_ms=int(rows.attributes["occurred_at_ms"].max(initial=0)),
+            newest_ingest_ms=int(rows.attributes["ingested_at_ms"].max(initial=0)),
+            files=[file_entry(directory / name) for name in (VECTORS, ATTRIBUTES_FILE)],
+        )
+        content = hashlib.sha256(manifest_bytes(manifest)).hexdigest()
+        name = f"{tier}-{hour_name(hour_ms)}-{content[:8]}"
+        manifest = manifest.model_copy(update={"snapshot_id": name})
+        write_manifest(directory, manifest)
+        publish_staged(directory, root / name)
+    return manifest
+
+
+def snapshot_manifest(root: Path, snapshot_id: str) -> SnapshotManifest:
+    """The manifest alone; the files are not looked at. Raises Refused."""
+    manifest = read_manifest(root / snapshot_id, SnapshotManifest)
+    if manifest.snapshot_id != snapshot_id:
+        raise Refused(
+            "wrong_id",
+            f"snapshot {snapshot_id}",
+            f"the manifest of {manifest.snapshot_id}",
+            "The directory was renamed: give it its own name back.",
+        )
+    return manifest
+
+
+def read_snapshot(root: Path, snapshot_id: str) -> tuple[SnapshotManifest, SnapshotRows]:
+    """Manifest and rows, vectors mapped. Every file's sha256 is checked before it is parsed.
+
+    Raises Refused for anything that is missing, changed, unfinished or from the future.
+    """
+    manifest = snapshot_manifest(root, snapshot_id)
+    verify_files(root / snapshot_id, manifest.files)
+    rows = read_rows(root / snapshot_id)
+    return manifest, rows
+
+
+def list_snapshots(root: Path) -> list[str]:
+    """Ids of the finished snapshots, by tier and hour."""
+    if not root.is_dir():
+        return []
+    return sorted(p.name for p in root.iterdir() if not p.name.startswith(".") and (p / "READY").is_file())
+
+
+def _coherent(rows: SnapshotRows) -> SnapshotRows:
+    lengths = {len(rows.attributes), len(rows.vectors), len(rows.version_code), len(rows.titles)}
+    if len(lengths) != 1 or rows.vectors.ndim != 2 or rows.attributes.dtype != ATTRIBUTES:
+        raise Refused(
+            "row_count",
+            "attributes, vectors [N, D], version codes and titles of equal length",
+            f"lengths {sorted(lengths)}, vectors {rows.vectors.shape}, {rows.attributes.dtype.name}",
+            "The cutter mixed up its columns.",
+        )
+    if len(rows) and int(rows.version_code.max()) >= len(rows.versions):
+        raise Refused(
+            "unknown_version",
+            f"version codes below {len(rows.versions)}",
+            str(int(rows.version_code.max())),
+            "Every code is an index into `versions`.",
+        )
+    return rows
+
+
+def _sorted(rows: SnapshotRows) -> SnapshotRows:
+    """By (version, Pin id), with only the versions that occur, so equal rows are equal files."""
+    present = sorted(rows.histogram())
+    recode = np.zeros(max(len(rows.versions), 1), np.uint8)
+    for code, version in enumerate(rows.versions):
+        recode[code] = present.index(version) if version in present else 0
+    rows = replace(rows, versions=present, version_code=recode[rows.version_code])
+    return rows.take(np.lexsort((rows.attributes["pin_id"], rows.version_code)))

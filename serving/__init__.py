@@ -1,0 +1,1 @@
+"""The HTTP edge: answers ranking queries from whole releases, under leases."""

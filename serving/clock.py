@@ -1,0 +1,18 @@
+"""Time as an argument: the wall clock that stamps answers and the steady one that measures them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Clock:
+    """`now_ms` is wall-clock milliseconds since the epoch; `seconds` only ever grows, from any start."""
+
+    now_ms: Callable[[], int]
+    seconds: Callable[[], float]
+
+
+def system_clock() -> Clock:
+    """The machine's own clocks."""
+    return Clock(now_ms=lambda: time.time_ns() // 1_000_000, seconds=time.perf_counter)

@@ -1,0 +1,218 @@
+"""One release, loaded: everything that answers a request, from one place, of one tower version.
+
+A request takes its query tower, index, calibration and eligibility from the `LiveRelease` that it
+leased. What does not fit together never becomes one: `check_fits` refuses it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from features.registry import FeatureRegistry
+from features.user_state import contexts, empty_users
+from index.loading import load_index
+from index.releases import ReleaseStore
+from index.vector_index import Bitmap
+from models.predictor import QueryTower
+from schemas.errors import Refused
+from schemas.events import AGE_BANDS
+from schemas.manifests import ReleaseManifest
+
+from .auction import AuctionPolicy
+from .eligibility import Eligibility
+from .ledger import SpendLedger
+
+Records = npt.NDArray[np.void]
+Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+WARM_QUERIES = 3
+
+
+class SearchableIndex(Protocol):
+    """What serving needs of `index.loading.LoadedIndex`."""
+
+    @property
+    def manifest(self) -> ReleaseManifest:
+        """The release that the index belongs to."""
+        ...
+
+    @property
+    def tower_version(self) -> str:
+        """Version of every row's embedding, read from the rows' own tags."""
+        ...
+
+    @property
+    def attributes(self) -> Records:
+        """`index.snapshots.ATTRIBUTES`, one row a Pin."""
+        ...
+
+    @property
+    def vectors(self) -> npt.NDArray[np.floating]:
+        """L1 matrix, shape (rows, dimension)."""
+        ...
+
+    @property
+    def titles(self) -> pa.StringArray:
+        """Titles, in row order."""
+        ...
+
+    def search(self, query: Floats, k: int, allowed: Bitmap | None) -> tuple[Floats, Rows]:
+        """Dot products and row numbers of the k best allowed rows."""
+        ...
+
+
+class QueryEmbedder(Protocol):
+    """What serving needs of `models.predictor.QueryTower`."""
+
+    @property
+    def version(self) -> str:
+        """Content hash of the checkpoint that the weights in memory came from."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        ...
+
+    def embed(self, users: Records, contexts: Records) -> Floats:
+        """Query embeddings, shape (N, dimension)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LiveRelease:
+    """A release ready to answer. Make it with `assemble`, which checks that its parts fit."""
+
+    index: SearchableIndex
+    query_tower: QueryEmbedder
+    eligibility: Eligibility
+    pin_ids: Rows
+    coverage: dict[str, float]
+    """Pin input -> share of the rows that have a value for it."""
+    loaded_at_ms: int
+
+    @property
+    def manifest(self) -> ReleaseManifest:
+        """The index's own manifest."""
+        return self.index.manifest
+
+    @property
+    def release_id(self) -> str:
+        """Id of the release."""
+        return self.index.manifest.release_id
+
+    def close(self) -> None:
+        """Called when the last lease has ended. What is held is memory, which goes with the object."""
+
+
+def check_fits(index: SearchableIndex, tower: QueryEmbedder, registry_hash: str) -> None:
+    """Refuse parts that do not belong together: registry, tower versions, dimension, empty index.
+
+    Raises Refused with what was expected, what came and what fixes it.
+    """
+    manifest = index.manifest
+    if manifest.registry_hash != registry_hash:
+        raise Refused(
+            "registry_mismatch",
+            expected=f"feature registry {registry_hash[:12]}",
+            came=f"{manifest.registry_hash[:12]} in release {manifest.release_id}",
+            fix="Build the release with the registry of this code, or deploy the code that it was built with.",
+        )
+    if not tower.version == index.tower_version == manifest.tower_version:
+        raise Refused(
+            "tower_version_mismatch",
+            expected=f"query tower, Pin embeddings and manifest of one version ({manifest.tower_version[:12]})",
+            came=f"query tower {tower.version[:12]}, Pin embeddings {index.tower_version[:12]}",
+            fix="Rebuild the release from a snapshot that the manifest's tower embedded.",
+        )
+    if not tower.dimension == index.vectors.shape[1] == manifest.index.dimension:
+        raise Refused(
+            "dimension_mismatch",
+            expected=f"vectors of {manifest.index.dimension} dimensions",
+            came=f"query tower {tower.dimension}, Pin vectors {index.vectors.shape[1]}",
+            fix="Rebuild the release; its files come from different builds.",
+        )
+    if not len(index.attributes) == index.vectors.shape[0] == manifest.index.rows > 0:
+        raise Refused(
+            "row_count_mismatch",
+            expected=f"{manifest.index.rows} rows (at least 1) of attributes and of vectors",
+            came=f"{len(index.attributes)} rows of attributes, {index.vectors.shape[0]} of vectors",
+            fix="Cut a snapshot that holds Pins and rebuild the release.",
+        )
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What every release of a process is assembled with."""
+
+    registry_hash: str
+    policy: AuctionPolicy
+    ledger: SpendLedger
+    now_ms: Callable[[], int]
+
+
+def assemble(
+    index: SearchableIndex, tower: QueryEmbedder, pin_inputs: tuple[str, ...], assembly: Assembly
+) -> LiveRelease:
+    """Check, put together and warm one release. Raises Refused when the parts do not fit."""
+    check_fits(index, tower, assembly.registry_hash)
+    release = LiveRelease(
+        index=index,
+        query_tower=tower,
+        eligibility=Eligibility(index.attributes, assembly.policy.reserve_micros, assembly.ledger),
+        pin_ids=np.ascontiguousarray(index.attributes["pin_id"]),
+        coverage=feature_coverage(index.attributes, pin_inputs),
+        loaded_at_ms=assembly.now_ms(),
+    )
+    warm(release, assembly.now_ms())
+    return release
+
+
+def feature_coverage(attributes: Records, pin_inputs: tuple[str, ...]) -> dict[str, float]:
+    """Pin input -> share of rows whose `input_mask` bit says that it was not its default."""
+    masks = attributes["input_mask"]
+    return {name: float(((masks >> bit) & 1).mean()) for bit, name in enumerate(pin_inputs)}
+
+
+def warm(release: LiveRelease, at_ms: int) -> None:
+    """Run every path that a request takes, so that the first request does not pay for cold memory.
+
+    One mask per age band, several queries through tower and index, and the vectors of their candidates.
+    Raises Refused when an answer is not finite.
+    """
+    users = empty_users(np.arange(WARM_QUERIES, dtype=np.int64))
+    queries = release.query_tower.embed(users, contexts(users, np.full(WARM_QUERIES, at_ms, np.int64)))
+    bitmaps = [release.eligibility.mask(band, at_ms).bitmap for band in range(len(AGE_BANDS) + 1)]
+    for query in queries:
+        for bitmap in (None, bitmaps[0], bitmaps[-1]):
+            dots, rows = release.index.search(query, 1_000, bitmap)
+            exact = release.index.vectors[rows].astype(np.float32) @ query
+            if not (np.isfinite(dots).all() and np.isfinite(exact).all()):
+                raise Refused(
+                    "not_finite",
+                    expected="finite dot products from the warm-up queries",
+                    came=f"NaN or infinity in release {release.release_id}",
+                    fix="Retrain or rebuild: the tower or the vectors hold NaN or infinity.",
+                )
+
+
+@dataclass(frozen=True)
+class ReleaseLoader:
+    """Reads releases and towers from disk and makes `LiveRelease`s of them."""
+
+    releases: ReleaseStore
+    towers: Path
+    registry: FeatureRegistry
+    assembly: Assembly
+
+    def load(self, release_id: str) -> LiveRelease:
+        """Load → check → warm. Raises Refused for a release that is broken or does not fit."""
+        index = load_index(self.releases, release_id, registry_hash=self.registry.content_hash)
+        tower = QueryTower.load(self.towers, index.manifest.tower_version, self.registry)
+        return assemble(index, tower, tuple(tower.manifest.pin_inputs), self.assembly)

@@ -1,0 +1,62 @@
+"""`POST /v1/rank`, the hot path: bytes in, one call, bytes out. A bare ASGI endpoint, without FastAPI."""
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from schemas.ranking import RankRequest
+
+from .answers import response_fields
+from .pipeline import NoRelease, Pipeline
+from .problems import invalid, problem, refused
+from .recorder import Recorder
+
+PATH = "/v1/rank"
+EXAMPLE = f"curl -s localhost:8080{PATH} -H 'content-type: application/json' -d '{{\"user_id\": 1}}'"
+_JSON_HEADERS = {"content-type": "application/json"}
+
+
+class RankEndpoint:
+    """Decodes, ranks, records, encodes. The work takes about a millisecond and runs on the event loop."""
+
+    def __init__(self, pipeline: Pipeline, recorder: Recorder) -> None:
+        self._pipeline = pipeline
+        self._recorder = recorder
+        self._decode = TypeAdapter(RankRequest).validate_json
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application of this one path."""
+        request = Request(scope, receive)
+        unfit = _unfit(request)
+        response = unfit if unfit is not None else self._answer(await request.body())
+        await response(scope, receive, send)
+
+    def _answer(self, body: bytes) -> Response:
+        telemetry = self._recorder.telemetry
+        try:
+            ranked = self._pipeline.rank(self._decode(body))
+        except ValidationError as error:
+            telemetry.unanswered("invalid")
+            return invalid(error)
+        except NoRelease as error:
+            telemetry.unanswered("no_release")
+            return refused(error, 503)
+        except Exception:
+            telemetry.unanswered("error")
+            raise
+        self._recorder.record(ranked)
+        return Response(orjson.dumps(response_fields(ranked)), 200, _JSON_HEADERS)
+
+
+def _unfit(request: Request) -> Response | None:
+    """The response to a request that is refused before its body is read."""
+    if request.method != "POST":
+        detail, hint = f"{request.method} {PATH}", f"Ask with POST, for example: {EXAMPLE}"
+        return problem(405, "method_not_allowed", detail, hint, headers={"Allow": "POST"})
+    media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    if media_type != "application/json":
+        detail = "the body's content-type is not application/json"
+        return problem(415, "unsupported_media_type", detail, f"For example: {EXAMPLE}")
+    return None

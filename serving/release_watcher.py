@@ -1,0 +1,171 @@
+"""Follows CURRENT: loads a new release beside the old one, then swaps. The only place that swaps.
+
+Load → check → warm → swap, in that order (`ReleaseLoader.load` does the first three and raises before the
+fourth). A release that is refused leaves the old one serving.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from index.handle import Handle
+from schemas.errors import Refused
+
+from .clock import Clock
+from .live_release import LiveRelease
+from .swaps import Swap, SwapHistory, event_to_servable_seconds, refused_swap, summarise
+
+LOWEST_PRIORITY = 19
+RETRY_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)
+"""Waits after failures that may pass (disk, memory). A refusal is final until CURRENT moves."""
+
+
+class SwapTelemetry(Protocol):
+    """What the watcher tells the metrics."""
+
+    def served(self, release: LiveRelease, swap: Swap, seconds: list[float]) -> None:
+        """A release went live; `seconds` is event to servable of its new rows."""
+        ...
+
+    def refused(self, swap: Swap) -> None:
+        """A release was refused."""
+        ...
+
+
+class ReleaseWatcher:
+    """Polls CURRENT from a thread of its own, at the lowest priority, so that requests come first."""
+
+    def __init__(
+        self,
+        current: Callable[[], str | None],
+        load: Callable[[str], LiveRelease],
+        handle: Handle[LiveRelease | None],
+        history: SwapHistory,
+        telemetry: SwapTelemetry,
+        clock: Clock,
+    ) -> None:
+        self._current = current
+        self._load = load
+        self._handle = handle
+        self._history = history
+        self._telemetry = telemetry
+        self._clock = clock
+        self._settled: str | None = None
+        """The CURRENT that needs nothing more: it is served, or refused for good."""
+        self._failing: str | None = None
+        self._failures = 0
+        self._retry_at = 0.0
+        self._pointer_complaint = ""
+        self._served_id: str | None = None
+        self._served_newest_ms: int | None = None
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def check(self) -> Swap | None:
+        """Look at CURRENT once; returns what was tried, or None when there was nothing to do."""
+        try:
+            wanted = self._current()
+        except (Refused, OSError) as error:
+            return self._complain(error)
+        self._pointer_complaint = ""
+        if wanted is None or wanted == self._settled:
+            return None
+        if wanted == self._served_id:
+            self._settled = wanted
+            return None
+        if wanted == self._failing and self._clock.seconds() < self._retry_at:
+            return None
+        return self._try(wanted)
+
+    def _complain(self, error: Refused | OSError) -> Swap | None:
+        """CURRENT cannot be read: say so once, not at every look."""
+        if str(error) == self._pointer_complaint:
+            return None
+        self._pointer_complaint = str(error)
+        refusal = error if isinstance(error, Refused) else _unexpected(error)
+        return self._refuse("CURRENT", refusal, self._clock.seconds())
+
+    def _try(self, release_id: str) -> Swap:
+        started = self._clock.seconds()
+        try:
+            release = self._load(release_id)
+        except Refused as refusal:
+            self._settled, self._failing = release_id, None
+            return self._refuse(release_id, refusal, started)
+        except Exception as error:
+            # NOTE: the one place that catches everything. Whatever a new release does while it loads,
+            # the old one must go on serving; the attempt is recorded, counted and repeated later.
+            self._back_off(release_id)
+            return self._refuse(release_id, _unexpected(error), started)
+        self._settled, self._failing = release_id, None
+        return self._serve(release, started)
+
+    def _back_off(self, release_id: str) -> None:
+        self._failures = self._failures + 1 if self._failing == release_id else 1
+        self._failing = release_id
+        self._retry_at = self._clock.seconds() + RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1]
+
+    def _serve(self, release: LiveRelease, started: float) -> Swap:
+        self._handle.swap(release)
+        now_ms = self._clock.now_ms()
+        attributes, newest_ms = release.index.attributes, release.manifest.newest_ingest_ms
+        # Without a release before it there is nothing to be newer than: a first load has no freshness.
+        before = newest_ms if self._served_newest_ms is None else self._served_newest_ms
+        seconds = event_to_servable_seconds(attributes["ingested_at_ms"], before, now_ms)
+        swap = Swap(
+            release_id=release.release_id,
+            previous_release_id=self._served_id,
+            result="served",
+            at_ms=now_ms,
+            load_seconds=self._clock.seconds() - started,
+        )
+        swap = replace(swap, freshness=summarise(seconds))
+        self._served_id = release.release_id
+        self._served_newest_ms = newest_ms
+        self._history.add(swap)
+        self._telemetry.served(release, swap, seconds.tolist())
+        return swap
+
+    def _refuse(self, release_id: str, error: Refused, started: float) -> Swap:
+        now_ms, seconds = self._clock.now_ms(), self._clock.seconds() - started
+        swap = refused_swap(release_id, self._served_id, error, now_ms, seconds)
+        self._history.add(swap)
+        self._telemetry.refused(swap)
+        return swap
+
+    def start(self, poll_seconds: float) -> None:
+        """Begin to follow CURRENT; the first look comes at once."""
+        self._thread = threading.Thread(
+            target=self._follow, args=(poll_seconds,), name="release-watcher", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; waits for a load in progress."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _follow(self, poll_seconds: float) -> None:
+        lower_priority()
+        while not self._closing.is_set():
+            self.check()
+            self._closing.wait(poll_seconds)
+
+
+def lower_priority() -> None:
+    """Give the calling thread the lowest priority; Linux only, where priority belongs to a thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+
+
+def _unexpected(error: Exception) -> Refused:
+    return Refused(
+        "load_failed",
+        expected="a release that loads",
+        came=f"{type(error).__name__}: {error}"[:300],
+        fix="The old release serves on and the load is tried again; look at the disk, and at memory.",
+    )

@@ -1,0 +1,109 @@
+"""A new tower becomes live: every stored Pin gets a row of it, in chunks between the polls.
+
+How far it got is kept in the store, so a restart goes on from there. States are read at the moment
+they are embedded, never from an older view: a row must not be behind one that is out already.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from features.store import RecordStore
+
+from .embedded_rows import EmbeddedRows, embedded_rows
+from .enrichment import PinEmbedder, embed_rows
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one tower version's backfill is: all Pins of `partitions` up to id `after`."""
+
+    after: int = -1
+    partitions: tuple[int, ...] = ()
+    pins: int = 0
+    done: bool = False
+
+    def covers(self, partitions: frozenset[int]) -> bool:
+        """Whether it was about all of these partitions."""
+        return partitions <= set(self.partitions)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows to produce, and the metadata to store once they are acknowledged."""
+
+    ordinal: int
+    version: str
+    progress: Progress
+    rows: EmbeddedRows
+
+    def meta(self) -> dict[str, bytes]:
+        """The progress, as store metadata."""
+        return {_name(self.version): json.dumps(asdict(self.progress)).encode()}
+
+
+class Backfill:
+    """The backfills of one worker, one tower version after the other, in live order."""
+
+    def __init__(self, store: RecordStore, chunk_pins: int) -> None:
+        self._store = store
+        self._chunk_pins = chunk_pins
+        self.progress: dict[str, Progress] = {}
+
+    def next_chunk(self, towers: Sequence[PinEmbedder], partitions: frozenset[int]) -> Chunk | None:
+        """The next rows to produce, or None when all towers have all Pins of these partitions.
+
+        Raises Refused when a tower can embed no Pin of a chunk.
+        """
+        if not partitions:
+            return None
+        for ordinal, tower in enumerate(towers):
+            progress = self._of(tower.version, partitions)
+            if not progress.done:
+                return self._chunk(ordinal, tower, progress)
+        return None
+
+    def _of(self, version: str, partitions: frozenset[int]) -> Progress:
+        if version not in self.progress:
+            self.progress[version] = _read(self._store.get_meta(_name(version)))
+        if not self.progress[version].covers(partitions):
+            # Pins of a partition that came later may lie below `after`: start over, repeats are harmless.
+            self.progress[version] = Progress(partitions=tuple(sorted(partitions)))
+        return self.progress[version]
+
+    def _chunk(self, ordinal: int, tower: PinEmbedder, progress: Progress) -> Chunk:
+        records, tails = next(
+            self._store.scan(self._chunk_pins, after=progress.after),
+            (np.empty(0, self._store.dtype), list[bytes]()),
+        )
+        if not len(records):
+            done = replace(progress, done=True)
+            self.progress[tower.version] = done
+            return Chunk(ordinal, tower.version, done, EmbeddedRows(tower.version, [], [], []))
+        last = int(records["pin_id"][-1])
+        ours = np.flatnonzero(np.isin(records["partition"], progress.partitions))
+        records = records[ours]
+        tails = [tails[place] for place in ours.tolist()]
+        output = embed_rows(tower, records)
+        if output.failed.any():
+            # Without an event there is nothing to dead-letter; the Pin's next event says so.
+            keep = np.flatnonzero(~output.failed)
+            records, tails = records[keep], [tails[place] for place in keep.tolist()]
+            output = replace(output, vectors=output.vectors[keep], input_mask=output.input_mask[keep])
+        rows = embedded_rows(tower.version, records, tails, output.vectors, output.input_mask)
+        moved = replace(progress, after=last, pins=progress.pins + len(rows))
+        self.progress[tower.version] = moved
+        return Chunk(ordinal, tower.version, moved, rows)
+
+
+def _name(version: str) -> str:
+    return f"backfill/{version}"
+
+
+def _read(value: bytes | None) -> Progress:
+    if value is None:
+        return Progress()
+    stored = json.loads(value)
+    return Progress(stored["after"], tuple(stored["partitions"]), stored["pins"], stored["done"])

@@ -1,0 +1,107 @@
+"""When a snapshot is cut: at the end of each hour of event time, or by the clock on the wall.
+
+A policy is a value: `step` looks at the next rows and the time, and says before which row a cut is
+due and what the policy is from there on.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+HOUR_MS = 3_600_000
+
+Ints = npt.NDArray[np.int64]
+ClockName = Literal["event", "wall"]
+
+
+@dataclass(frozen=True)
+class Due:
+    """A cut that is due before row `row` of the rows looked at, closing the hour that began at `hour_ms`."""
+
+    row: int
+    hour_ms: int
+
+
+class CutPolicy(Protocol):
+    """A pure function of times."""
+
+    @property
+    def clock(self) -> ClockName:
+        """What `hour_ms` of its cuts means."""
+        ...
+
+    def step(self, occurred_at_ms: Ints, now_ms: int) -> tuple[Due | None, "CutPolicy"]:
+        """The first cut among these rows (may be none of them), and the policy after it.
+
+        Without a cut the rows are seen; with one, those from its row on have to be shown again.
+        """
+        ...
+
+    def after_cut_of(self, hour_ms: int) -> "CutPolicy":
+        """The policy of a cutter that resumes from a snapshot of this hour."""
+        ...
+
+    def open_hour_ms(self, now_ms: int) -> int:
+        """Start of the hour that a cut made now would close."""
+        ...
+
+
+@dataclass(frozen=True)
+class EventTimeCut:
+    """Cut when the first row of a later hour shows up: the snapshot has what came before it.
+
+    A row of an hour that is cut already belongs to the next snapshot. Hours without rows are not cut.
+    """
+
+    open_ms: int | None = None
+
+    clock: ClassVar[ClockName] = "event"
+
+    def step(self, occurred_at_ms: Ints, now_ms: int) -> tuple[Due | None, Self]:
+        """See `CutPolicy`; `now_ms` does not matter."""
+        if not len(occurred_at_ms):
+            return None, self
+        hours = occurred_at_ms // HOUR_MS * HOUR_MS
+        open_ms = int(hours[0]) if self.open_ms is None else self.open_ms
+        later = np.flatnonzero(hours > open_ms)
+        if not len(later):
+            return None, replace(self, open_ms=open_ms)
+        row = int(later[0])
+        return Due(row, open_ms), replace(self, open_ms=int(hours[row]))
+
+    def after_cut_of(self, hour_ms: int) -> Self:
+        """See `CutPolicy`."""
+        return replace(self, open_ms=hour_ms + HOUR_MS)
+
+    def open_hour_ms(self, now_ms: int) -> int:
+        """See `CutPolicy`; the hour of `now_ms` before any row was seen."""
+        return now_ms // HOUR_MS * HOUR_MS if self.open_ms is None else self.open_ms
+
+
+@dataclass(frozen=True)
+class WallClockCut:
+    """Cut whenever the wall clock enters another period: each hour, or more often for a demo."""
+
+    every_seconds: float = 3600.0
+    open_ms: int | None = None
+
+    clock: ClassVar[ClockName] = "wall"
+
+    def step(self, occurred_at_ms: Ints, now_ms: int) -> tuple[Due | None, Self]:
+        """See `CutPolicy`; what the rows say does not matter."""
+        period_ms = max(int(self.every_seconds * 1000), 1)
+        begun_ms = now_ms // period_ms * period_ms
+        after = replace(self, open_ms=begun_ms)
+        if self.open_ms is None or begun_ms <= self.open_ms:
+            return None, after if self.open_ms is None else self
+        return Due(0, self.open_hour_ms(self.open_ms)), after
+
+    def after_cut_of(self, hour_ms: int) -> Self:
+        """See `CutPolicy`: the next period begins with the next look at the clock."""
+        return replace(self, open_ms=None)
+
+    def open_hour_ms(self, now_ms: int) -> int:
+        """See `CutPolicy`."""
+        return now_ms // HOUR_MS * HOUR_MS

@@ -1,0 +1,289 @@
+"""The snapshot cutter: reads embedded Pins, keeps the newest of each, writes hourly snapshots.
+
+The snapshot is the checkpoint. Offsets are committed only for what a snapshot on disk covers, and a
+cutter that starts loads the newest snapshots and reads on from the offsets in their manifests. As the
+table depends on nothing but the set of rows below those offsets, a crash changes no later snapshot.
+
+Partitions are assigned, not shared out by a group: a snapshot needs all of them, and a second cutter
+would write the same bytes under the same name.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from index.snapshots import write_snapshot
+from schemas.errors import RetryableError
+from schemas.manifests import SnapshotManifest, TowerManifest
+from schemas.topics import PIN_EMBEDDED
+
+from .checkpoints import Positions, check_not_ahead, newest_snapshot, positions, start_positions
+from .cut_policy import CutPolicy
+from .dead_letters import Headers
+from .embedded_batches import DecodedRows, EmbeddedDecoder, Message
+from .embedding_table import Applied, EmbeddingTable
+from .sources import DeadLetter
+
+log = logging.getLogger(__name__)
+
+_ASK_SECONDS = 10.0
+
+Letters = Sequence[tuple[DeadLetter, Headers | None]]
+
+
+class LetterOutlet(Protocol):
+    """Where poison goes; `streams.outlet.Outlet` is one."""
+
+    def produce_letters(self, letters: Letters, /) -> None:
+        """Queue dead letters."""
+        ...
+
+    def wait(self) -> None:
+        """Return when all are acknowledged; raise when one cannot be."""
+        ...
+
+
+@dataclass(frozen=True)
+class CutterSettings:
+    """`partitions` None means all of the topic; shards of one tier need a tier each."""
+
+    snapshots: Path
+    tier: str = "realtime"
+    batch_size: int = 5_000
+    poll_seconds: float = 0.2
+    partitions: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the cutter is given: who is live (serving tower first), the time, and where things go.
+
+    `on_snapshot` is called after each cut, and at start for the snapshots resumed from, because a crash
+    may have come between: calling it twice for one snapshot has to be harmless. What it raises ends the run.
+    """
+
+    live: Callable[[], Sequence[TowerManifest]]
+    clock_ms: Callable[[], int]
+    outlet: LetterOutlet
+    on_snapshot: Callable[[SnapshotManifest], None]
+
+
+@dataclass
+class CutterCounts:
+    """What has happened since the start, for telemetry."""
+
+    rows: Applied = field(default_factory=Applied)
+    dead_letters: int = 0
+    snapshots: int = 0
+    skipped_offsets: int = 0
+    """Offsets that never came: compacted away, or evicted by an embedded broker before they were read."""
+    newest_event_ms: int = 0
+
+
+class Cutter:
+    """Reads pin.embedded.v1 and cuts snapshots of each live tower version.
+
+    `consumer` is not subscribed to anything; the caller closes it.
+    """
+
+    def __init__(
+        self, consumer: Consumer, settings: CutterSettings, policy: CutPolicy, surroundings: Surroundings
+    ) -> None:
+        self._consumer, self._settings, self._policy = consumer, settings, policy
+        self._around = surroundings
+        self._table = EmbeddingTable()
+        self._decoder = EmbeddedDecoder()
+        self._towers: dict[str, TowerManifest] = {}
+        self._covered: dict[str, Positions] = {}
+        self._reading: Positions = {}
+        self.counts = CutterCounts()
+
+    @property
+    def positions(self) -> Positions:
+        """Partition -> next offset to read. Ahead of the committed offsets by what the next snapshot adds."""
+        return dict(self._reading)
+
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Read and cut until `should_stop`. Raises RetryableError when Kafka is out of reach for good."""
+        self.start()
+        while not should_stop():
+            self.step()
+
+    def start(self) -> None:
+        """Load the checkpoints and take the partitions. Raises Refused when they do not fit the topic."""
+        for manifest in self._adopt_live():
+            self._around.on_snapshot(manifest)
+
+    def step(self) -> int:
+        """Read one batch, cut where a cut is due; returns how many messages came."""
+        messages = self._fetch()
+        if messages:
+            self._apply(messages)
+        else:
+            self._cut_when_due(np.empty(0, np.int64))
+        return len(messages)
+
+    def cut(self) -> list[SnapshotManifest]:
+        """Cut now, whatever the policy: at the end of a replay."""
+        return self._cut(self._policy.open_hour_ms(self._around.clock_ms()))
+
+    def _adopt_live(self) -> list[SnapshotManifest]:
+        """Follow the live towers; the manifests of the snapshots that new ones start from.
+
+        A tower without a snapshot needs every row of its own, so reading starts over.
+        """
+        self._towers = {tower.tower_version: tower for tower in self._around.live()}
+        new = self._table.keep({version: tower.dimension for version, tower in self._towers.items()})
+        self._covered = {version: self._covered.get(version, {}) for version in self._towers}
+        resumed: list[SnapshotManifest] = []
+        for version in new:
+            found = newest_snapshot(self._settings.snapshots, self._settings.tier, version)
+            if found is not None:
+                manifest, rows = found
+                self._table.load(version, rows)
+                self._covered[version] = positions(manifest)
+                resumed.append(manifest)
+        if resumed and not self._reading:
+            self._policy = self._policy.after_cut_of(max(manifest.hour_ms for manifest in resumed))
+        if new or not self._reading:
+            self._assign()
+        return resumed
+
+    def _assign(self) -> None:
+        ends = self._ends()
+        for covered in self._covered.values():
+            check_not_ahead({n: offset for n, offset in covered.items() if n in ends}, ends)
+        self._reading = start_positions(self._covered.values(), ends)
+        self._consumer.assign(
+            [TopicPartition(PIN_EMBEDDED.name, number, offset) for number, offset in self._reading.items()]
+        )
+        log.info("reading %d partitions from %s", len(self._reading), sum(self._reading.values()))
+
+    def _ends(self) -> Positions:
+        """The end of every partition that is read."""
+        metadata = self._consumer.list_topics(PIN_EMBEDDED.name, timeout=_ASK_SECONDS)
+        numbers = self._settings.partitions or sorted(metadata.topics[PIN_EMBEDDED.name].partitions)
+        ends: Positions = {}
+        for number in numbers:
+            where = TopicPartition(PIN_EMBEDDED.name, number)
+            ends[number] = self._consumer.get_watermark_offsets(where, timeout=_ASK_SECONDS)[1]
+        return ends
+
+    def _fetch(self) -> list[Message]:
+        try:
+            fetched = self._consumer.consume(self._settings.batch_size, self._settings.poll_seconds)
+        except KafkaException as error:
+            raise RetryableError(f"{PIN_EMBEDDED.name}: {error}") from error
+        return [
+            Message(one.partition(), one.offset(), one.timestamp()[1], one.key(), one.value())
+            for one in fetched
+            if _is_row(one.error())
+        ]
+
+    def _apply(self, messages: list[Message]) -> None:
+        decoded = self._decode(messages)
+        if not set(decoded.batch.versions) <= self._towers.keys():
+            self._adopt_live()
+            decoded = self._decode(messages)
+        if decoded.letters:
+            self._around.outlet.produce_letters([(letter, None) for letter in decoded.letters])
+            self._around.outlet.wait()
+            self.counts.dead_letters += len(decoded.letters)
+        self._apply_rows(messages, decoded)
+
+    def _decode(self, messages: list[Message]) -> DecodedRows:
+        dimensions = {version: tower.dimension for version, tower in self._towers.items()}
+        return self._decoder.decode(messages, dimensions)
+
+    def _apply_rows(self, messages: list[Message], decoded: DecodedRows) -> None:
+        """Apply rows up to each cut that is due among them, cut, and go on."""
+        times = decoded.batch.attributes["occurred_at_ms"]
+        row = place = 0
+        while (due := self._due(times[row:])) is not None:
+            upto = row + due[0]
+            stop = int(decoded.places[upto]) if upto < len(decoded.places) else len(messages)
+            self.counts.rows += self._table.apply(decoded.batch.part(row, upto))
+            self._advance(messages[place:stop])
+            self._cut(due[1])
+            row, place = upto, stop
+        self.counts.rows += self._table.apply(decoded.batch.part(row, len(times)))
+        self._advance(messages[place:])
+        self.counts.newest_event_ms = max(self.counts.newest_event_ms, int(times.max(initial=0)))
+
+    def _due(self, occurred_at_ms: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[int, int] | None:
+        due, self._policy = self._policy.step(occurred_at_ms, self._around.clock_ms())
+        return None if due is None else (due.row, due.hour_ms)
+
+    def _cut_when_due(self, occurred_at_ms: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        if (due := self._due(occurred_at_ms)) is not None:
+            self._cut(due[1])
+
+    def _advance(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            expected = self._reading.get(message.partition, 0)
+            self.counts.skipped_offsets += max(message.offset - expected, 0)
+            self._reading[message.partition] = message.offset + 1
+        for covered in self._covered.values():
+            # After a rewind a version may have more than what has been read again.
+            for number in {message.partition for message in messages}:
+                covered[number] = max(covered.get(number, 0), self._reading[number])
+
+    def _cut(self, hour_ms: int) -> list[SnapshotManifest]:
+        """Write a snapshot of each live version that changed; then commit, then tell."""
+        cut = [self._write(version, hour_ms) for version in self._towers if self._is_worth_a_cut(version)]
+        if cut:
+            self._commit()
+        for manifest in cut:
+            self.counts.snapshots += 1
+            log.info("snapshot %s: %d rows", manifest.snapshot_id, manifest.rows)
+            self._around.on_snapshot(manifest)
+        return cut
+
+    def _is_worth_a_cut(self, version: str) -> bool:
+        """Changed, not empty, and with a row for every Pin that the serving tower has."""
+        serving = next(iter(self._towers))
+        return self._table.changed(version) and self._table.covers(version, serving)
+
+    def _write(self, version: str, hour_ms: int) -> SnapshotManifest:
+        manifest = write_snapshot(
+            self._settings.snapshots,
+            self._table.rows(version),
+            tier=self._settings.tier,
+            hour_ms=hour_ms,
+            clock=self._policy.clock,
+            pin_inputs=list(self._towers[version].pin_inputs),
+            offsets={PIN_EMBEDDED.name: dict(sorted(self._covered[version].items()))},
+        )
+        self._table.mark_cut(version)
+        return manifest
+
+    def _commit(self) -> None:
+        """Commit what the newest snapshots of all live versions cover.
+
+        NOTE: nothing resumes from these offsets; they tell operators and lag monitors how far we are.
+        """
+        durable = [self._covered[version] for version in self._towers if not self._table.changed(version)]
+        start = start_positions(durable, self._reading)
+        try:
+            self._consumer.commit(
+                offsets=[
+                    TopicPartition(PIN_EMBEDDED.name, number, offset) for number, offset in start.items()
+                ],
+                asynchronous=False,
+            )
+        except KafkaException as error:
+            log.warning("commit: %s", error)
+
+
+def _is_row(error: KafkaError | None) -> bool:
+    if error is None:
+        return True
+    if error.fatal() or (not error.retriable() and error.code() != KafkaError._PARTITION_EOF):
+        raise RetryableError(f"{PIN_EMBEDDED.name}: {error}")
+    log.warning("consumer: %s", error)
+    return False

@@ -1,0 +1,174 @@
+"""The enrichment step: messages of the sources → new Pin states, embedded rows and dead letters.
+
+Pure: it reads the store through its protocol and writes nothing; no Kafka and no clock but the one
+that is passed in to time its stages.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from features.pin_state import Records
+from features.store import RecordStore
+from schemas.errors import DeadLetterReason, Refused
+
+from .decoding import DecodedBatch, decode_source
+from .embedded_rows import EmbeddedRows, embedded_rows
+from .pin_fold import FoldedPins, fold_pins
+from .sources import DeadLetter, Ints, SourceBatch, dead_letter
+
+Clock = Callable[[], float]
+"""Monotonic seconds."""
+
+BROKEN_TOWER_PINS = 16
+"""A tower that fails on this many Pins out of as many is broken; the Pins are not."""
+
+
+class Embedded(Protocol):
+    """What a tower gives: vectors (N, D) and, per row, which inputs were not their default (N,)."""
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float32]: ...  # noqa: D102
+
+    @property
+    def input_mask(self) -> Ints: ...  # noqa: D102
+
+
+class PinEmbedder(Protocol):
+    """A Pin tower of one version. `embed` raises ValueError or ArithmeticError for rows it cannot embed."""
+
+    @property
+    def version(self) -> str: ...  # noqa: D102
+
+    def embed(self, pins: Records, /) -> Embedded: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Enriched:
+    """What one batch comes to. States and rows hold each touched Pin once (rows: once per tower)."""
+
+    pin_ids: Ints
+    records: Records
+    tails: list[bytes]
+    rows: list[EmbeddedRows]
+    letters: list[DeadLetter]
+    redelivered: dict[str, int]
+    """Topic -> how many of its events the states had already."""
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+
+
+def enrich(
+    batches: Sequence[SourceBatch], store: RecordStore, towers: Sequence[PinEmbedder], clock: Clock
+) -> Enriched:
+    """Decode, fold and embed. Every message ends up in a state or in a letter.
+
+    Raises Refused when a tower fails on every Pin of a batch, and whatever the store raises.
+    """
+    times = [clock()]
+    decoded = [(batch, decode_source(batch)) for batch in batches]
+    times.append(clock())
+    folded = fold_pins(store, decoded)
+    times.append(clock())
+    vectors = [embed_rows(tower, folded.records) for tower in towers]
+    times.append(clock())
+    letters = [letter for _, one in decoded for letter in one.letters]
+    failed = np.zeros(len(folded.pin_ids), np.bool_)
+    for one in vectors:
+        failed |= one.failed
+    if failed.any():
+        letters += _model_letters(decoded, folded, failed)
+        folded = _without(folded, failed)
+    keep = ~failed
+    rows = [
+        embedded_rows(tower.version, folded.records, folded.tails, one.vectors[keep], one.input_mask[keep])
+        for tower, one in zip(towers, vectors, strict=True)
+    ]
+    times.append(clock())
+    stages = dict(zip(("decode", "state", "tower", "encode"), np.diff(times).tolist(), strict=True))
+    redelivered = {
+        batch.source.topic: int((repeated & keep[slots]).sum())
+        for batch, repeated, slots in zip(batches, folded.repeated, folded.slots, strict=True)
+    }
+    return Enriched(folded.pin_ids, folded.records, folded.tails, rows, letters, redelivered, stages)
+
+
+@dataclass(frozen=True)
+class TowerOutput:
+    """Vectors (N, D) and masks (N,) of one tower; rows where `failed` is set hold zeros."""
+
+    vectors: npt.NDArray[np.float32]
+    input_mask: Ints
+    failed: npt.NDArray[np.bool_]
+
+
+def embed_rows(tower: PinEmbedder, records: Records) -> TowerOutput:
+    """Embed records, setting aside the ones that the tower cannot embed.
+
+    Raises Refused when it can embed none of `BROKEN_TOWER_PINS` or more.
+    """
+    output = _embed_or_halve(tower, records)
+    if len(records) >= BROKEN_TOWER_PINS and output.failed.all():
+        raise Refused(
+            "tower_broken",
+            expected=f"tower {tower.version[:12]} to embed Pins",
+            came=f"a failure on each of {len(records)} Pins",
+            fix="Take this version off the live towers, or repair its checkpoint.",
+        )
+    return output
+
+
+def _embed_or_halve(tower: PinEmbedder, records: Records) -> TowerOutput:
+    try:
+        output = tower.embed(records)
+        if not np.isfinite(output.vectors).all():
+            raise ValueError("the tower gave a vector that is not finite")
+    except (ValueError, ArithmeticError):
+        if len(records) <= 1:
+            return TowerOutput(
+                np.zeros((len(records), 0), np.float32), np.zeros(1, np.int64), np.ones(1, np.bool_)
+            )
+        middle = len(records) // 2
+        return _joined(_embed_or_halve(tower, records[:middle]), _embed_or_halve(tower, records[middle:]))
+    return TowerOutput(output.vectors, output.input_mask, np.zeros(len(records), np.bool_))
+
+
+def _joined(left: TowerOutput, right: TowerOutput) -> TowerOutput:
+    """Both halves; a half in which all rows failed does not know the dimension and takes the other's."""
+    dimension = max(left.vectors.shape[1], right.vectors.shape[1])
+    vectors = [
+        half.vectors
+        if half.vectors.shape[1] == dimension
+        else np.zeros((len(half.vectors), dimension), np.float32)
+        for half in (left, right)
+    ]
+    return TowerOutput(
+        np.concatenate(vectors),
+        np.concatenate([left.input_mask, right.input_mask]),
+        np.concatenate([left.failed, right.failed]),
+    )
+
+
+def _model_letters(
+    decoded: Sequence[tuple[SourceBatch, DecodedBatch]], folded: FoldedPins, failed: npt.NDArray[np.bool_]
+) -> list[DeadLetter]:
+    """A letter for every row of this batch that went into a Pin that a tower cannot embed."""
+    message = "a tower gave no finite vector for the Pin with this batch's changes; its state is unchanged"
+    return [
+        dead_letter(batch, row, DeadLetterReason.MODEL_ERROR, message)
+        for (batch, one), slots in zip(decoded, folded.slots, strict=True)
+        for row in one.rows[failed[slots]].tolist()
+    ]
+
+
+def _without(folded: FoldedPins, failed: npt.NDArray[np.bool_]) -> FoldedPins:
+    """The states without the failed Pins: what those were before this batch stays in the store."""
+    keep = ~failed
+    return replace(
+        folded,
+        pin_ids=folded.pin_ids[keep],
+        records=folded.records[keep],
+        tails=[tail for tail, kept in zip(folded.tails, keep.tolist(), strict=True) if kept],
+    )

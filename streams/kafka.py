@@ -1,0 +1,212 @@
+"""How we talk to Kafka: settings, librdkafka configuration, topics."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from confluent_kafka import KafkaException
+
+# Both are public, but missing from the package's __all__.
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
+from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
+
+from schemas.errors import Refused
+from schemas.topics import ENRICHMENT_SOURCES, TOPICS, Topic
+
+from .embedded_broker import CLUSTER_ID_PREFIX, WARNING
+
+Config = dict[str, str | int | float | bool]
+"""What the constructors of confluent_kafka take. Holds the password in clear: never log one."""
+
+_ADMIN_TIMEOUT_SECONDS = 15.0
+
+
+class KafkaSettings(BaseModel):
+    """Where Kafka is, how to get in, and the timings of consumer groups. `repr` masks the password.
+
+    Raises Refused for an unencrypted connection to another host, unless `allow_plaintext`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_ca_location: str | None = None
+    allow_plaintext: bool = False
+    client_id: str = "skewless"
+    enrichment_group: str = "skewless-enrichment"
+    cutter_group: str = "skewless-cutter"
+    session_timeout_ms: int = 10_000
+    heartbeat_interval_ms: int = 3_000
+    replication_factor: int = 1
+
+    @model_validator(mode="after")
+    def _encrypted_or_local(self) -> Self:
+        remote = [host for host in _hosts(self.bootstrap_servers) if not _is_loopback(host)]
+        if self.security_protocol in ("PLAINTEXT", "SASL_PLAINTEXT") and remote and not self.allow_plaintext:
+            raise Refused(
+                "kafka_plaintext",
+                expected="SSL or SASL_SSL to a host that is not this one",
+                came=f"{self.security_protocol} to {', '.join(remote)}",
+                fix="Set the security protocol to SASL_SSL, or allow plaintext in so many words.",
+            )
+        return self
+
+
+def _hosts(bootstrap_servers: str) -> list[str]:
+    """Host names of `host:port,[v6]:port`, with or without a `PROTOCOL://` in front."""
+    addresses = [one.strip().rpartition("://")[2] for one in bootstrap_servers.split(",") if one.strip()]
+    return [one.rpartition(":")[0].strip("[]") or one for one in addresses]
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _connection(settings: KafkaSettings) -> Config:
+    config: Config = {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "client.id": settings.client_id,
+        "security.protocol": settings.security_protocol,
+    }
+    if settings.security_protocol.startswith("SASL"):
+        config["sasl.mechanism"] = settings.sasl_mechanism
+        config["sasl.username"] = settings.sasl_username or ""
+        config["sasl.password"] = settings.sasl_password.get_secret_value() if settings.sasl_password else ""
+    if settings.ssl_ca_location is not None:
+        config["ssl.ca.location"] = settings.ssl_ca_location
+    return config
+
+
+def consumer_config(
+    settings: KafkaSettings, group: str, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Manual commits, from the earliest offset when the group has none.
+
+    The assignor is `range`, not cooperative-sticky: it gives partition n of every subscribed topic to
+    the same member, and a Pin's changes and aggregates have to meet in one worker.
+    """
+    return (
+        _connection(settings)
+        | {
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "partition.assignment.strategy": "range",
+            "session.timeout.ms": settings.session_timeout_ms,
+            "heartbeat.interval.ms": settings.heartbeat_interval_ms,
+            "fetch.wait.max.ms": 100,
+        }
+        | dict(overrides or {})
+    )
+
+
+def producer_config(settings: KafkaSettings, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Idempotent, acknowledged by all in-sync replicas, compressed.
+
+    Keys are hashed as the Java client and Faust hash them (murmur2), so that a Pin is on the same
+    partition whoever wrote it; librdkafka's own default is another hash.
+    """
+    return (
+        _connection(settings)
+        | {
+            "enable.idempotence": True,
+            "acks": "all",
+            "linger.ms": 10,
+            "compression.type": "lz4",
+            "partitioner": "murmur2_random",
+            "queue.buffering.max.messages": 500_000,
+        }
+        | dict(overrides or {})
+    )
+
+
+@dataclass(frozen=True)
+class TopicsReport:
+    """What `ensure_topics` did: names created, names found as they should be, or why it did nothing."""
+
+    created: list[str] = field(default_factory=list)
+    verified: list[str] = field(default_factory=list)
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    partitions: int
+    config: dict[str, str]
+
+
+def _wanted() -> dict[str, _Wanted]:
+    topics = {topic.name: _Wanted(topic.partitions, _topic_config(topic)) for topic in TOPICS.values()}
+    letters = {"cleanup.policy": "delete", "retention.ms": "-1"}
+    return topics | {topic.dlq: _Wanted(topic.partitions, letters) for topic in ENRICHMENT_SOURCES}
+
+
+def _topic_config(topic: Topic) -> dict[str, str]:
+    # A compacted topic keeps the newest row per key for ever; time must not delete it.
+    if topic.compacted:
+        return {"cleanup.policy": "compact"}
+    return {"cleanup.policy": "delete", "retention.ms": str(topic.retention_ms)}
+
+
+def ensure_topics(settings: KafkaSettings) -> TopicsReport:
+    """Create the topics that are missing and check the others' partitions and clean-up policy.
+
+    Raises Refused for a topic that is not as declared: it is never altered, because the number of
+    partitions decides where every Pin's state lives.
+    """
+    admin = AdminClient(_connection(settings))
+    metadata = admin.list_topics(timeout=_ADMIN_TIMEOUT_SECONDS)
+    if str(metadata.cluster_id).startswith(CLUSTER_ID_PREFIX):
+        return TopicsReport(skipped=f"{WARNING}; it made its topics itself")
+    wanted = _wanted()
+    present = {name: len(metadata.topics[name].partitions) for name in wanted if name in metadata.topics}
+    missing = [name for name in wanted if name not in present]
+    _verify(admin, {name: wanted[name] for name in present}, present)
+    if missing:
+        _create(admin, {name: wanted[name] for name in missing}, settings.replication_factor)
+    return TopicsReport(created=missing, verified=list(present))
+
+
+def _create(admin: AdminClient, wanted: dict[str, _Wanted], replication_factor: int) -> None:
+    topics = [
+        NewTopic(name, one.partitions, replication_factor=replication_factor, config=one.config)
+        for name, one in wanted.items()
+    ]
+    for name, future in admin.create_topics(topics, operation_timeout=_ADMIN_TIMEOUT_SECONDS).items():
+        try:
+            future.result(_ADMIN_TIMEOUT_SECONDS)
+        except KafkaException as error:
+            raise Refused(
+                "kafka_topic",
+                expected=f"to create topic {name}",
+                came=str(error.args[0]),
+                fix="Create it by hand, or give this user the right to create topics.",
+            ) from error
+
+
+def _verify(admin: AdminClient, wanted: dict[str, _Wanted], partitions: dict[str, int]) -> None:
+    resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in wanted]
+    answers = admin.describe_configs(resources) if resources else {}
+    for resource, future in answers.items():
+        one = wanted[resource.name]
+        policy = future.result(_ADMIN_TIMEOUT_SECONDS)["cleanup.policy"].value
+        came = (partitions[resource.name], policy)
+        if came != (one.partitions, one.config["cleanup.policy"]):
+            raise Refused(
+                "kafka_topic",
+                expected=f"{resource.name} with {one.partitions} partitions, cleanup.policy"
+                f"={one.config['cleanup.policy']}",
+                came=f"{came[0]} partitions, cleanup.policy={came[1]}",
+                fix="Alter or recreate the topic; changing partitions moves Pins, so rebuild the state.",
+            )

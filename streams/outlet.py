@@ -1,0 +1,102 @@
+"""What the enrichment worker writes to Kafka, and whether the broker has it."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from schemas.topics import PIN_EMBEDDED
+
+from .dead_letters import Headers, letter_headers, letter_topic
+from .embedded_rows import EmbeddedRows
+from .kafka import KafkaSettings, producer_config
+from .sources import DeadLetter
+
+log = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 1.0
+_QUEUE_FULL_SECONDS = 0.1
+DELIVERY_TIMEOUT_MS = 120_000
+
+
+class DeliveryFailed(Exception):
+    """The broker did not take a row or a dead letter. Nothing of its batch may be committed."""
+
+
+class Outlet:
+    """An idempotent producer. Everything is acknowledged when `wait` returns; it raises otherwise."""
+
+    def __init__(self, settings: KafkaSettings, worker: str) -> None:
+        overrides = {
+            # Only failures come back one by one; that all others arrived shows in the empty queue.
+            "delivery.report.only.error": True,
+            "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
+            "batch.size": 1 << 20,
+        }
+        self._producer = Producer(producer_config(settings, overrides), logger=log)
+        self._worker = worker
+        self._failure: KafkaError | None = None
+
+    def produce_rows(self, rows: EmbeddedRows) -> None:
+        """Queue rows for pin.embedded.v1, each on its Pin's partition."""
+        messages: list[dict[str, Any]] = [
+            {"key": key, "value": value, "partition": partition}
+            for key, value, partition in zip(rows.keys, rows.values, rows.partitions, strict=True)
+        ]
+        while messages:
+            queued = self._producer.produce_batch(PIN_EMBEDDED.name, messages, on_delivery=self._on_delivery)
+            self._producer.poll(0)
+            if queued == len(messages):
+                return
+            messages = self._refused(messages)
+
+    def _refused(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages that found the queue full, after waiting for room."""
+        again = []
+        for message in messages:
+            error = message.pop("_error", None)
+            if error is None:
+                continue
+            if error.code() != KafkaError._QUEUE_FULL:
+                raise DeliveryFailed(f"{PIN_EMBEDDED.name}: {error}")
+            again.append(message)
+        self._producer.poll(_QUEUE_FULL_SECONDS)
+        return again
+
+    def produce_letter(self, letter: DeadLetter, original_headers: Headers | None) -> None:
+        """Queue one dead letter: key and value as they came."""
+        headers: Any = letter_headers(letter, self._worker, original_headers)
+        topic = letter_topic(letter)
+        while True:
+            try:
+                self._producer.produce(
+                    topic, value=letter.value, key=letter.key, headers=headers, on_delivery=self._on_delivery
+                )
+                return
+            except BufferError:
+                self._producer.poll(_QUEUE_FULL_SECONDS)
+
+    def produce_letters(self, letters: Sequence[tuple[DeadLetter, Headers | None]]) -> None:
+        """Queue several dead letters."""
+        for letter, headers in letters:
+            self.produce_letter(letter, headers)
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and self._failure is None:
+            self._failure = error
+
+    def wait(self) -> None:
+        """Return when the broker has acknowledged everything queued so far.
+
+        Raises DeliveryFailed as soon as one message has failed for good.
+        """
+        try:
+            while self._failure is None and self._producer.flush(_FLUSH_SECONDS):
+                pass
+        except KafkaException as error:
+            raise DeliveryFailed(str(error)) from error
+        if self._failure is not None:
+            raise DeliveryFailed(
+                f"{self._failure.str()}: the offsets of this batch are not committed, so a restart repeats it"
+            )

@@ -1,0 +1,107 @@
+"""Every metric of the Kafka edge. Each with what it means and what to do; seconds, bytes, bounded labels."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from schemas.errors import DeadLetterReason
+from schemas.topics import ENRICHMENT_SOURCES
+
+RESULTS = ("applied", "redelivered", "dead_lettered")
+STAGES = ("decode", "state", "tower", "encode", "store", "produce", "acknowledge")
+MAX_TOWERS = 4
+"""Towers beyond this share one label value, so that labels stay bounded whatever is live."""
+
+_BATCH_SIZES = (1, 8, 64, 256, 1024, 2048, 4096, 8192, 16384)
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+def tower_label(ordinal: int) -> str:
+    """Label of the tower at this place of the live list; 0 is the serving one."""
+    return str(min(ordinal, MAX_TOWERS - 1))
+
+
+class EnrichmentTelemetry:
+    """What the enrichment worker counts, on the registry that it is given."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        # Events taken in. `redelivered` grows after a crash or a rebalance and is harmless; when it
+        # grows steadily a worker restarts over and over: read its log.
+        self.events = Counter(
+            "skewless_enrichment_events_total",
+            "Events by topic and result",
+            ["topic", "result"],
+            registry=registry,
+        )
+        # Dead letters. Alert on the rate: `skewless dlq list` shows what was wrong with them.
+        self.dead_letters = Counter(
+            "skewless_enrichment_dead_letters_total",
+            "Dead-lettered events by topic and reason",
+            ["topic", "reason"],
+            registry=registry,
+        )
+        # Rows acknowledged by the broker, by place in the live list. A place that stands still while
+        # place 0 moves is a tower that gets no rows.
+        self.rows = Counter(
+            "skewless_enrichment_rows_total",
+            "Embedded rows acknowledged, by tower place",
+            ["tower"],
+            registry=registry,
+        )
+        # Events in one batch. Near the maximum all the time: the worker is behind, add another.
+        self.batch_events = Histogram(
+            "skewless_enrichment_batch_events",
+            "Events per batch",
+            buckets=_BATCH_SIZES,
+            registry=registry,
+        )
+        # Where the time of a batch goes. The largest stage is what to speed up.
+        self.stage_seconds = Histogram(
+            "skewless_enrichment_stage_seconds",
+            "Seconds per batch and stage",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        # Messages between this worker's position and the end of its partitions. Growing: add workers.
+        self.lag = Gauge(
+            "skewless_enrichment_lag_events", "Messages not read yet, by topic", ["topic"], registry=registry
+        )
+        # Partitions that this worker owns. 0 for long: more workers than partitions, or a lost group.
+        self.partitions = Gauge(
+            "skewless_enrichment_partitions", "Source partitions assigned", registry=registry
+        )
+        # Events that were gone from the topic before the state had them: some Pins lack updates. Have
+        # their producer publish them in full again.
+        self.missed_events = Counter(
+            "skewless_enrichment_missed_events_total",
+            "Events deleted from a source topic before this state had folded them in",
+            ["topic"],
+            registry=registry,
+        )
+        # Pins that the backfill of a new tower has embedded so far, and whether it is through. Not
+        # complete and not growing: the sources take all the time; add a worker.
+        self.backfilled = Counter(
+            "skewless_enrichment_backfill_pins_total",
+            "Pins embedded by a backfill, by tower place",
+            ["tower"],
+            registry=registry,
+        )
+        self.backfill_complete = Gauge(
+            "skewless_enrichment_backfill_complete",
+            "1 when every stored Pin has a row of this tower",
+            ["tower"],
+            registry=registry,
+        )
+        self._make_series()
+
+    def _make_series(self) -> None:
+        """Start every series at 0, so that a rate sees its first event."""
+        for topic in ENRICHMENT_SOURCES:
+            self.lag.labels(topic.name)
+            self.missed_events.labels(topic.name)
+            for result in RESULTS:
+                self.events.labels(topic.name, result)
+            for reason in DeadLetterReason:
+                self.dead_letters.labels(topic.name, reason.value)
+        for stage in STAGES:
+            self.stage_seconds.labels(stage)
+        self.rows.labels(tower_label(0))

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench debian clean
+.PHONY: help setup demo test test-slow check mutate format bench debian clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -33,6 +33,9 @@ test: check ## check, then every test that needs no server; the others say why t
 
 test-slow: setup ## the long suites (kill, swap and mutation runs)
 	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)
+
+mutate: setup ## break each invariant on purpose and name the test that notices
+	$(BIN)/python -m tests.mutations $(ARGS)
 
 format: setup ## rewrite the code the way `make check` wants it
 	$(BIN)/ruff check --fix .

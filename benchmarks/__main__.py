@@ -15,11 +15,16 @@ def main(arguments: list[str]) -> int:
     worst = 0
     for name in NAMES:
         done = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{name}", *arguments], stdout=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", f"benchmarks.{name}", *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         lines = done.stdout.strip().splitlines()
         if done.returncode not in (0, 1) or not lines:
-            print(json.dumps({"name": name, "ok": False, "error": f"exit code {done.returncode}"}), flush=True)
+            print(
+                json.dumps({"name": name, "ok": False, "error": f"exit code {done.returncode}"}), flush=True
+            )
             worst = 2
             continue
         print(lines[-1], flush=True)

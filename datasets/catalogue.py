@@ -93,7 +93,8 @@ def bids(products: pl.DataFrame) -> npt.NDArray[np.int64]:
     }
     level = products["department"].replace_strict(levels, default=MEDIAN_BID_MICROS, return_dtype=pl.Float64)
     spread = np.exp(BID_SPREAD * _normal(products["product_id"].to_numpy(), salt=1))
-    return np.rint(level.to_numpy() * spread).astype(np.int64)
+    micros: npt.NDArray[np.int64] = np.rint(level.to_numpy() * spread).astype(np.int64)
+    return micros
 
 
 def budgets(products: pl.DataFrame) -> npt.NDArray[np.int64]:

@@ -54,9 +54,9 @@ class WeekEvents:
 
 
 def _columns(frames: list[pl.DataFrame], columns: pl.Schema) -> pl.DataFrame:
-    """All frames as one, in time order (frames that share a moment keep their order), every declared column."""
-    filled = pl.concat([pl.DataFrame(schema=columns), *frames], how="diagonal_relaxed").select(columns.names())
-    return filled.sort("occurred_at_ms", maintain_order=True).cast(dict(columns))
+    """All frames as one with every declared column, in time order; at one moment, in the frames' order."""
+    rows = pl.concat([pl.DataFrame(schema=columns), *frames], how="diagonal_relaxed")
+    return rows.select(columns.names()).sort("occurred_at_ms", maintain_order=True).cast(columns)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Journey:
 
     @cached_property
     def catalogue(self) -> pl.DataFrame:
-        """One `PinChanged` for each product at the year's start. Text is data; bids and budgets are policy."""
+        """One `PinChanged` a product at the year's start. Text is data; bids and budgets are policy."""
         return _columns([catalogue_events(self.products)], PIN_CHANGED_COLUMNS)
 
     def engagements(self) -> pl.DataFrame:

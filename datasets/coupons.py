@@ -13,7 +13,7 @@ from .weeks import DAY_MS
 CAMPAIGN_TYPES = ("Type A", "Type B", "Type C")
 
 AUTO, INTEREST, SEARCH_TERM = 0, 1, 2
-"""Policy: which targeting mode a live coupon of type A, B or C switches on. The log has no targeting specs."""
+"""Policy, for want of targeting specs in the log: the mode that a live coupon of type A, B, C switches on."""
 
 Counts = npt.NDArray[np.int32]
 

@@ -56,7 +56,7 @@ class Purchases:
             .sort("week", "slot")
         )
         return {
-            int(week[0]): (part["slot"].to_numpy().astype(np.intp), part["price"].to_numpy())  # type: ignore[call-overload]
+            int(week[0]): (part["slot"].to_numpy().astype(np.intp), part["price"].to_numpy())
             for week, part in medians.partition_by("week", as_dict=True).items()
         }
 

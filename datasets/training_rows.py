@@ -4,6 +4,7 @@ Both states are made by the folds that serve: a Pin's by `features.pin_state.fol
 frames that the replayer sends to Kafka, a user's by `features.user_state.fold_engagements`.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -139,7 +140,7 @@ def users_before(
     place = np.full(len(visits), -1, np.intp)
     place[keep] = np.arange(len(keep))
     before: Records = np.zeros(len(keep), users.dtype)
-    for first, after in zip(edges[:-1], edges[1:], strict=True):
+    for first, after in itertools.pairwise(edges):
         here = by_rank[first:after]
         kept = here[place[here] >= 0]
         before[place[kept]] = users[visits.user[kept]]
@@ -161,14 +162,12 @@ def _fold_sessions(
         starts, ends = visits.bounds[alike], visits.bounds[alike + 1]
         places = starts[:, None] + np.arange((ends - starts).max())
         pins = np.where(places < ends[:, None], visits.pins[np.minimum(places, len(visits.pins) - 1)], -1)
-        fold_engagements(
-            users, visits.user[alike], pins, categories.of(pins), visits.occurred_at_ms[alike]
-        )
+        fold_engagements(users, visits.user[alike], pins, categories.of(pins), visits.occurred_at_ms[alike])
 
 
 @dataclass(frozen=True)
 class Window:
-    """The weeks, both included, whose baskets are queries; with `queries` set, that many of them at random."""
+    """The weeks, both included, whose baskets are queries; or `queries` of them, drawn at random."""
 
     first_week: int
     last_week: int
@@ -182,9 +181,7 @@ class Window:
             raise ValueError(f"weeks {self.first_week} to {self.last_week} are no window")
 
 
-def training_rows(
-    journey: Journey, window: Window, events: Iterable[WeekEvents] | None = None
-) -> Examples:
+def training_rows(journey: Journey, window: Window, events: Iterable[WeekEvents] | None = None) -> Examples:
     """Every basket of the window as a query: its household just before it, the Pins at its week's start.
 
     Histories go back to the year's first basket. `events` (by default the journey's own) must cover
@@ -214,6 +211,7 @@ def training_rows(
         is_sampled=pins.is_sampled,
         pair_query=pair_query,
         pair_pin=pins.pair_pin,
+        catalogue_size=len(journey.product_ids),
     )
 
 

@@ -134,9 +134,9 @@ def recount(
     counted = recount_mixed(logs or Settings.load().logs_dir)
     Output(as_json).record(
         "ranking log",
-        {"responses": counted.responses, "pairs": counted.pairs, "mixed_responses": counted.mixed_responses},
+        {"responses": counted.responses, "pairs": counted.pairs, "mixed": counted.mixed},
     )
-    if counted.mixed_responses:
+    if counted.mixed:
         raise typer.Exit(1)
 
 

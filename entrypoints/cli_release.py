@@ -137,7 +137,6 @@ def list_towers(as_json: Json = False) -> None:
     Example: skewless towers list
     """
     from models.checkpoint import read_tower_manifest  # noqa: PLC0415
-
     from models.live_towers import read_live_towers  # noqa: PLC0415
 
     root = Settings.load().towers_dir

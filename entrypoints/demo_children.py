@@ -59,7 +59,9 @@ class Children:
         while not ready():
             self.check()
             if time.monotonic() > deadline:
-                raise RetryableError(f"{what} took more than {timeout_seconds:.0f} s; logs are in {self._log_dir}")
+                raise RetryableError(
+                    f"{what} took more than {timeout_seconds:.0f} s; logs are in {self._log_dir}"
+                )
             time.sleep(0.05)
 
     def stop(self) -> None:

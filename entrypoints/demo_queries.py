@@ -36,7 +36,7 @@ class QueryLoad:
 
     def __init__(self, url: str, queries: Sequence[RankRequest], per_second: float) -> None:
         self.answers = Answers()
-        self._url, self._queries, self._pause = url, queries, 1.0 / per_second
+        self._url, self._queries, self._pause_seconds = url, queries, 1.0 / per_second
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._send_all, name="demo-queries", daemon=True)
 
@@ -61,4 +61,4 @@ class QueryLoad:
                 except RankError as error:
                     self.answers.failed += 1
                     self.answers.last_error = str(error)
-                self._stopping.wait(max(0.0, self._pause - (time.perf_counter() - started)))
+                self._stopping.wait(max(0.0, self._pause_seconds - (time.perf_counter() - started)))

@@ -1,0 +1,1 @@
+"""Offline truth: recall, baselines and reports over real logs. Never serves."""

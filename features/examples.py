@@ -1,6 +1,6 @@
 """Training examples: what was so at each query's time, and which Pins the user then engaged with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ class Examples:
     """(N,): row of `users` and `contexts`, ascending."""
     pair_pin: Indices
     """(N,): row of `pins`."""
+    catalogue_size: int
+    """How many Pins the samples were drawn from."""
 
     def __post_init__(self) -> None:
         queries, rows = len(self.users), len(self.pins)
@@ -61,3 +63,17 @@ class Examples:
     def pairs(self) -> int:
         """Number of positive (query, Pin) pairs."""
         return len(self.pair_query)
+
+    def subset(self, queries: Indices) -> "Examples":
+        """The chosen queries (ascending rows) with their pairs; the Pins stay as they are."""
+        place = np.full(self.queries, -1, np.intp)
+        place[queries] = np.arange(len(queries))
+        kept = place[self.pair_query] >= 0
+        return replace(
+            self,
+            users=self.users[queries],
+            contexts=self.contexts[queries],
+            query_period=self.query_period[queries],
+            pair_query=place[self.pair_query[kept]],
+            pair_pin=self.pair_pin[kept],
+        )

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 
 from schemas.artefacts import (
-    READY,
     file_entry,
     manifest_bytes,
     publish_staged,
@@ -18,11 +17,12 @@ from schemas.artefacts import (
     verify_files,
     write_manifest,
 )
+from schemas.errors import Refused
 from schemas.manifests import CheckResult, IndexSpec, ReleaseManifest, SnapshotManifest, TowerManifest
 
 from . import checks
 from .contents import FILES, TRAINED, open_index, release_manifest, write_lists
-from .faiss_index import ApproximateIndex, FlatIndex, build_hnsw, train_ivf, use_threads, write_trained
+from .faiss_index import ApproximateIndex, FlatIndex, build_hnsw, threads, train_ivf, write_trained
 from .releases import ReleaseStore
 from .row_files import ATTRIBUTES_FILE, VECTORS, Matrix, SnapshotRows
 from .snapshots import hour_name, read_snapshot
@@ -70,10 +70,8 @@ def build_release(
     snapshot, rows = read_snapshot(snapshots, snapshot_id)
     passed = _gates(releases, snapshot, rows, tower, policy)
     passed.append(checks.registry(tower.registry_hash, registry_hash))
-    if kind == "auto":
-        kind = "flat" if len(rows) <= FLAT_UP_TO_ROWS else "ivf"
-    use_threads(policy.threads)
-    with staged(releases.root) as directory:
+    kind = kind_for(len(rows)) if kind == "auto" else kind
+    with staged(releases.root) as directory, threads(policy.threads):
         spec, check = _write_index(directory, rows.vectors, kind, tower.tower_version, policy)
         for name in (VECTORS, ATTRIBUTES_FILE):
             _link_or_copy(snapshots / snapshot_id / name, directory / name)
@@ -172,6 +170,11 @@ def least_effort(
         index = index.at_effort(min(2 * index.effort, limit))
 
 
+def kind_for(rows: int) -> BuiltKind:
+    """What `auto` builds for so many rows."""
+    return "flat" if rows <= FLAT_UP_TO_ROWS else "ivf"
+
+
 def lists_for(rows: int) -> int:
     """Inverted lists for so many rows: the power of two next to 2·sqrt(rows), at least 1."""
     return min(1 << max(round(math.log2(2 * math.sqrt(rows))), 0), rows, _MAX_LISTS)
@@ -192,11 +195,13 @@ def _publish(releases: ReleaseStore, directory: Path, manifest: ReleaseManifest)
     digest = hashlib.sha256(content).hexdigest()
     name = f"{hour_name(manifest.hour_ms)}-{manifest.tower_version[:8]}-{digest[:8]}"
     final = releases.directory(name)
-    if (final / READY).is_file():
-        there = release_manifest(final)
-        verify_files(final, there.files)
-        return there
     manifest = manifest.model_copy(update={"release_id": name})
     write_manifest(directory, manifest)
-    publish_staged(directory, final)
+    try:
+        publish_staged(directory, final)
+    except Refused as refused:
+        if refused.code != "already_exists":
+            raise
+        manifest = release_manifest(final)
+        verify_files(final, manifest.files)
     return manifest

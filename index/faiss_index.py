@@ -7,7 +7,8 @@ nothing for flat, centroids and each row's list for IVF, the graph for HNSW.
 NOTE: the addresses of numpy arrays go to C here; `checked` guards every one of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -125,9 +126,18 @@ class ApproximateIndex:
         return found
 
 
-def use_threads(count: int) -> None:
-    """How many threads training and building may use, in the calling thread. Searches use one."""
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let FAISS use so many threads inside the block, when called from this thread.
+
+    NOTE: torch in the same thread reads the same OpenMP setting, so it has to be put back.
+    """
+    before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def train_ivf(vectors: Matrix, nlist: int, seed: int) -> tuple[Any, Lists]:
@@ -234,9 +244,13 @@ def _call(index: Any, query: Query, k: int, parameters: Any) -> Found:
     if k <= 0:
         return np.empty(0, np.float32), np.empty(0, np.int64)
     dots, positions = np.empty(k, np.float32), np.empty(k, np.int64)
-    # The setting is one per thread; for a single query, waking others costs more than they save.
-    faiss.omp_set_num_threads(1)
-    index.search_c(1, faiss.swig_ptr(query), k, faiss.swig_ptr(dots), faiss.swig_ptr(positions), parameters)
+    addresses = faiss.swig_ptr(query), k, faiss.swig_ptr(dots), faiss.swig_ptr(positions)
+    if faiss.omp_get_max_threads() == 1:
+        index.search_c(1, *addresses, parameters)
+    else:
+        # For a single query, waking other threads costs more than they save.
+        with threads(1):
+            index.search_c(1, *addresses, parameters)
     if positions[-1] >= 0:
         return dots, positions
     found = int(np.count_nonzero(positions >= 0))

@@ -1,5 +1,7 @@
 """A release made ready to serve: read, proved, and warmed beside the one that serves now."""
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.errors import Refused
@@ -28,6 +30,9 @@ class LoadedIndex:
         self.attributes: Attributes = contents.rows.attributes
         self.titles: pa.StringArray = contents.rows.titles
         self.vectors: Matrix = contents.index.matrix
+        # Each row's own tag, for whoever logs what was scored: not the manifest's claim.
+        self.versions: list[str] = contents.rows.versions
+        self.version_code: npt.NDArray[np.uint8] = contents.rows.version_code
         self._index: FlatIndex | ApproximateIndex | None = contents.index
 
     @property
@@ -58,6 +63,7 @@ class LoadedIndex:
         self._index = None
         self.vectors = self.vectors[:0].copy()
         self.attributes = self.attributes[:0].copy()
+        self.version_code = self.version_code[:0].copy()
         self.titles = pa.array([], pa.string())
 
 

@@ -101,7 +101,7 @@ class ReleaseStore:
         with self._locked():
             current = self._expect(expected_current)
             if current == release_id:
-                return self._line(candidate, None, "publish", actor, reason)
+                return self.audit()[-1]
             live = self.comparable_live()
             checks.not_stale(candidate.hour_ms, live)
             checks.enough_rows(candidate.index.rows, live, min_rows_ratio)
@@ -150,7 +150,7 @@ class ReleaseStore:
 
     def _age(self, release_id: str) -> tuple[str, int]:
         """Sorts by hour, which ids begin with, then by when it was built."""
-        return release_id.split("-")[0], (self.directory(release_id) / READY).stat().st_mtime_ns
+        return release_id.split("-", maxsplit=1)[0], (self.directory(release_id) / READY).stat().st_mtime_ns
 
     def _trail(self) -> _Ids:
         """The live release and, before it, those that a rollback goes back through."""

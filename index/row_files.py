@@ -136,15 +136,18 @@ def read_rows(directory: Path) -> SnapshotRows:
     """
     vectors = map_vectors(directory)
     try:
-        table = pq.read_table(directory / ATTRIBUTES_FILE, use_threads=False, memory_map=True)
-        attributes: Attributes = np.empty(len(table), ATTRIBUTES)
-        for name in ATTRIBUTES.fields or ():
-            attributes[name] = table[name].to_numpy()
-        tags = table[_VERSION].cast(pa.dictionary(pa.int32(), pa.string())).unify_dictionaries()
-        titles = table[_TITLE].cast(pa.string()).combine_chunks()
+        with pq.ParquetFile(directory / ATTRIBUTES_FILE, memory_map=True, pre_buffer=False) as file:
+            attributes: Attributes = np.empty(file.metadata.num_rows, ATTRIBUTES)
+            for name in ATTRIBUTES.fields or ():
+                # One column at a time: the whole table beside the records would double what a load takes.
+                attributes[name] = _column(file, name).to_numpy()
+            titles = _column(file, _TITLE).cast(pa.string()).combine_chunks()
+            tags = _column(file, _VERSION).cast(pa.dictionary(pa.int32(), pa.string())).unify_dictionaries()
         versions, codes = _version_codes(tags)
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise _unreadable(ATTRIBUTES_FILE, "a Parquet table of Pin attributes", error) from error
+    # What decoding took goes back to the system: a server loads a release every hour.
+    pa.default_memory_pool().release_unused()
     if len(attributes) != len(vectors):
         raise Refused(
             "row_count",
@@ -153,6 +156,10 @@ def read_rows(directory: Path) -> SnapshotRows:
             "The files do not belong together: write the artefact again.",
         )
     return SnapshotRows(attributes, vectors, versions, codes, titles)
+
+
+def _column(file: pq.ParquetFile, name: str) -> pa.ChunkedArray:
+    return file.read(columns=[name], use_threads=False)[name]
 
 
 def _version_codes(tags: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.uint8]]:

@@ -62,7 +62,7 @@ def write_snapshot(
 ) -> SnapshotManifest:
     """Write `root/<snapshot_id>`, atomically; cutting the same rows again changes nothing on disk.
 
-    Raises Refused (`row_count`, `unknown_version`) for rows whose parts do not fit together.
+    Raises Refused (`row_count`, `unknown_version`, `null_title`) for rows whose parts do not fit together.
     """
     rows = _sorted(_coherent(rows))
     with staged(root) as directory:
@@ -130,6 +130,9 @@ def _coherent(rows: SnapshotRows) -> SnapshotRows:
             f"lengths {sorted(lengths)}, vectors {rows.vectors.shape}, {rows.attributes.dtype.name}",
             "The cutter mixed up its columns.",
         )
+    if rows.titles.null_count:
+        fix = "A Pin without a title has the empty one."
+        raise Refused("null_title", "a title for every row", f"{rows.titles.null_count} without", fix)
     if len(rows) and int(rows.version_code.max()) >= len(rows.versions):
         raise Refused(
             "unknown_version",

@@ -1,0 +1,1 @@
+"""The two towers: tensors in, tensors out; training, calibration, checkpoints. No Kafka, HTTP or FAISS."""

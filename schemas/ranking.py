@@ -15,9 +15,15 @@ RequestId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z
 
 
 class Boundary(BaseModel):
-    """Frozen, strict, and refusing unknown keys: a typo in a request is an error, not a default."""
+    """What comes in: frozen, strict, and refusing unknown keys. A typo is an error, not a default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Answer(BaseModel):
+    """Frozen and strict; unknown keys are ignored, so that a server may add fields before its clients do."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
 class RankRequest(Boundary):
@@ -35,7 +41,7 @@ class RankRequest(Boundary):
     )
 
 
-class RankedAd(Boundary):
+class RankedAd(Answer):
     """One winner of the auction."""
 
     position: Annotated[int, Field(ge=1)]
@@ -49,7 +55,7 @@ class RankedAd(Boundary):
     reason: str = Field(description="why it stands here, in words")
 
 
-class StageTrace(Boundary):
+class StageTrace(Answer):
     """What one stage of the funnel took in, let through and cost."""
 
     stage: Literal["query_tower", "retrieval", "l1", "auction"]
@@ -59,7 +65,7 @@ class StageTrace(Boundary):
     dropped: dict[str, int] = Field(default_factory=dict, description="reason -> how many it dropped here")
 
 
-class RankResponse(Boundary):
+class RankResponse(Answer):
     """Ranked, priced ads and the proof of what scored them: all under one lease on one release."""
 
     request_id: RequestId
@@ -72,7 +78,7 @@ class RankResponse(Boundary):
     stages: list[StageTrace]
 
 
-class Problem(Boundary):
+class Problem(Answer):
     """RFC 9457 problem details, with a hint that says what fixes it."""
 
     type: str

@@ -52,7 +52,7 @@ def response_of(ranked: Ranked) -> RankResponse:
 
 
 def log_of(ranked: Ranked) -> RankingLog:
-    """The log row, validated. Each ad carries the version of the rows that were scored."""
+    """The log row, validated. Each ad carries the version of its own row."""
     source = ranked.provenance
     return RankingLog.model_validate(
         {
@@ -67,16 +67,16 @@ def log_of(ranked: Ranked) -> RankingLog:
             "query_vector": base64.b64encode(ranked.query.astype("<f4").tobytes()).decode("ascii"),
             "duration_seconds": ranked.duration_seconds,
             "stages": [vars(stage) for stage in ranked.stages],
-            "ads": [_logged_ad(ad, source.pin_tower_version) for ad in ranked.ads],
+            "ads": [_logged_ad(ad) for ad in ranked.ads],
         }
     )
 
 
-def _logged_ad(ad: Sold, pin_tower_version: str) -> dict[str, Any]:
+def _logged_ad(ad: Sold) -> dict[str, Any]:
     return {
         "pin_id": ad.pin_id,
         "advertiser_id": ad.advertiser_id,
-        "tower_version": pin_tower_version,
+        "tower_version": ad.tower_version,
         "dot": ad.dot,
         "pctr": ad.pctr,
         "bid_micros": ad.bid_micros,

@@ -65,7 +65,7 @@ def _rank_operation() -> dict[str, Any]:
         "tags": ["ranking"],
         "operationId": "rank",
         "summary": "Rank ads for a user",
-        "description": "Ranked, priced ads and the versions of what scored them, under one lease on one release.",
+        "description": "Ranked, priced ads and the versions of what scored them, under one lease.",
         "requestBody": {"required": True, "content": content("RankRequest")},
         "responses": {"200": {"description": "the answer", "content": content("RankResponse")}}
         | {

@@ -7,6 +7,7 @@ Everything is integer arithmetic: money in micros, pctr in parts per billion. A 
 `EXACT_INT64_BID_MICROS` keeps bid x pctr below 2^63; above it the same lines run on Python integers.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,17 +78,16 @@ class AuctionResult:
 
     def dropped(self) -> dict[str, int]:
         """Fate -> how many candidates met it, winners left out."""
-        counts: dict[str, int] = {}
-        for fate in self.fates:
-            if fate != "won":
-                counts[fate] = counts.get(fate, 0) + 1
+        counts: dict[str, int] = dict(Counter(self.fates))
+        counts.pop("won", None)
         return counts
 
 
 def pctr_parts_per_billion(pctr: npt.NDArray[np.float64]) -> Ints:
     """Probabilities as integers 1 … 10^9; NaN, which no calibration should give, becomes 1."""
-    parts = np.rint(np.nan_to_num(pctr, nan=0.0) * PARTS_PER_BILLION)
-    return np.clip(parts, 1, PARTS_PER_BILLION).astype(np.int64)
+    # fmax and fmin take the number where the other side is NaN.
+    parts = np.fmin(np.fmax(np.rint(pctr * PARTS_PER_BILLION), 1), PARTS_PER_BILLION)
+    return parts.astype(np.int64)
 
 
 def hold_auction(candidates: Candidates, slots: int, policy: AuctionPolicy) -> AuctionResult:
@@ -95,11 +95,9 @@ def hold_auction(candidates: Candidates, slots: int, policy: AuctionPolicy) -> A
 
     Ties of utility go to the lower Pin id. At most `policy.max_per_advertiser` ads of one advertiser win.
     """
-    fates = _fates_before_bidding(candidates, policy)
+    fates, bidders = _fates_before_bidding(candidates, policy)
     utility = _utilities(candidates)
-    order = _by_utility(
-        candidates.pin_id, utility, [row for row, fate in enumerate(fates) if fate == "outbid"]
-    )
+    order = _by_utility(candidates.pin_id, utility, bidders)
     ranked = _Ranked(
         rows=order,
         utilities=utility.tolist(),
@@ -133,8 +131,10 @@ class _Ranked:
     pctr_ppb: list[int]
 
 
-def _fates_before_bidding(candidates: Candidates, policy: AuctionPolicy) -> list[Fate]:
-    """Why a candidate may not bid; «outbid» until it wins for those that may."""
+def _fates_before_bidding(
+    candidates: Candidates, policy: AuctionPolicy
+) -> tuple[list[Fate], npt.NDArray[np.intp]]:
+    """Why a candidate may not bid, «outbid» until it wins for those that may; and the rows of those."""
     bids = candidates.bid_micros
     fates: list[Fate] = ["outbid"] * len(bids)
     barred = ~candidates.eligible | (bids < policy.reserve_micros) | (candidates.remaining_micros < bids)
@@ -145,21 +145,20 @@ def _fates_before_bidding(candidates: Candidates, policy: AuctionPolicy) -> list
             fates[row] = "no_bid"
         else:
             fates[row] = "below_reserve" if bids[row] < policy.reserve_micros else "budget_exhausted"
-    return fates
+    return fates, np.flatnonzero(~barred)
 
 
 def _utilities(candidates: Candidates) -> npt.NDArray[np.generic]:
-    """bid x pctr, exact: 64-bit where it fits, Python integers where it would not."""
+    """Bid x pctr, exact: 64-bit where it fits, Python integers where it would not."""
     bids = candidates.bid_micros
     wide = len(bids) > 0 and int(bids.max()) > EXACT_INT64_BID_MICROS
     product: npt.NDArray[np.generic] = (bids.astype(object) if wide else bids) * candidates.pctr_ppb
     return product
 
 
-def _by_utility(pins: Ints, utility: npt.NDArray[np.generic], rows: list[int]) -> list[int]:
+def _by_utility(pins: Ints, utility: npt.NDArray[np.generic], rows: npt.NDArray[np.intp]) -> list[int]:
     """`rows` by falling utility, ties by rising Pin id."""
-    order = np.array(rows, np.intp)
-    order = order[np.argsort(pins[order], kind="stable")]
+    order = rows[np.argsort(pins[rows], kind="stable")]
     best_first: list[int] = order[np.argsort(-utility[order], kind="stable")].tolist()  # type: ignore[operator]
     return best_first
 

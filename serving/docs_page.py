@@ -1,4 +1,4 @@
-"""The HTTP reference as one static page, made from the OpenAPI document; nothing is fetched from elsewhere."""
+"""The HTTP reference as one static page, made from the OpenAPI document; nothing else is fetched."""
 
 from html import escape
 from typing import Any
@@ -7,10 +7,13 @@ import orjson
 
 _STYLE = """
 :root{color-scheme:light dark;--fg:#1c2430;--bg:#fbfbf9;--line:#d9dcd6;--soft:#5b6672;--code:#eef0ec}
-@media(prefers-color-scheme:dark){:root{--fg:#e4e7eb;--bg:#14181d;--line:#2c333b;--soft:#9aa5b1;--code:#1d232a}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:56rem;margin:2rem auto;padding:0 1rem}
-h2{font-size:1rem;font-family:ui-monospace,monospace;border-top:1px solid var(--line);padding-top:1rem;margin-top:1.5rem}
-p{color:var(--soft);margin:.25rem 0}pre{background:var(--code);padding:.75rem;overflow-x:auto;border-radius:6px;font-size:.85rem}
+@media(prefers-color-scheme:dark){
+:root{--fg:#e4e7eb;--bg:#14181d;--line:#2c333b;--soft:#9aa5b1;--code:#1d232a}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);
+max-width:56rem;margin:2rem auto;padding:0 1rem}
+h2{font:600 1rem ui-monospace,monospace;border-top:1px solid var(--line);padding-top:1rem;margin-top:1.5rem}
+p{color:var(--soft);margin:.25rem 0}
+pre{background:var(--code);padding:.75rem;overflow-x:auto;border-radius:6px;font-size:.85rem}
 a{color:inherit}
 """
 

@@ -116,6 +116,12 @@ class Eligibility:
                 if mask_day == day:
                     mask.refuse(rows, Rule.BUDGET_EXHAUSTED)
 
+    def close(self) -> None:
+        """Let go of the release's attributes and of the masks."""
+        with self._lock:
+            self._attributes = self._attributes[:0].copy()
+            self._masks.clear()
+
     def _make(self, age_band: int, at_ms: int) -> Mask:
         codes = rule_codes(self._attributes, age_band, at_ms, self._reserve_micros)
         counts = np.bincount(codes, minlength=len(Rule)).tolist()
@@ -127,9 +133,7 @@ class Eligibility:
     def _spent_out(self, day: int) -> npt.NDArray[np.intp]:
         """Rows whose budget of `day`, less what the ledger says, no longer pays their bid."""
         pins, spent = self._ledger.spenders(day)
-        rows = (
-            np.flatnonzero(np.isin(self._attributes["pin_id"], pins)) if len(pins) else np.empty(0, np.intp)
-        )
+        rows = np.flatnonzero(np.isin(self._attributes["pin_id"], pins))
         by_pin = dict(zip(pins.tolist(), spent.tolist(), strict=True))
         of_rows = self._attributes[rows]
         spent_rows = np.array([by_pin[pin] for pin in of_rows["pin_id"].tolist()], np.int64)

@@ -2,7 +2,6 @@
 
 import threading
 from collections import OrderedDict
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from schemas.ranking import StageTrace
 
 from .eligibility import Rule
+from .live_release import LiveRelease
 from .pipeline import Ranked
 
 REQUESTS_KEPT = 2_000
@@ -76,8 +76,11 @@ class Explanations:
             return self._ring.get(request_id)
 
 
-def explain(ranked: Ranked, pin_id: int | None = None) -> Explanation:
-    """The funnel of one answer, and the fate of `pin_id` in it when one is asked about."""
+def explain(ranked: Ranked, pin_id: int | None, release: LiveRelease | None) -> Explanation:
+    """The funnel of one answer, and the fate of `pin_id` in it when one is asked about.
+
+    `release` is the leased release that answered, or None when it is not served any more.
+    """
     source = ranked.provenance
     return Explanation(
         request_id=ranked.request_id,
@@ -88,12 +91,12 @@ def explain(ranked: Ranked, pin_id: int | None = None) -> Explanation:
         occurred_at_ms=ranked.occurred_at_ms,
         user_known=ranked.asker.known,
         stages=[StageTrace.model_validate(vars(stage)) for stage in ranked.stages],
-        winners=[pin_fate(ranked, ad.pin_id) for ad in ranked.ads],
-        pin=None if pin_id is None else pin_fate(ranked, pin_id),
+        winners=[pin_fate(ranked, ad.pin_id, release) for ad in ranked.ads],
+        pin=None if pin_id is None else pin_fate(ranked, pin_id, release),
     )
 
 
-def pin_fate(ranked: Ranked, pin_id: int) -> PinFate:
+def pin_fate(ranked: Ranked, pin_id: int, release: LiveRelease | None) -> PinFate:
     """The stage that decided about `pin_id`, and why."""
     on_shortlist = np.flatnonzero(ranked.shortlist_pins == pin_id)
     if len(on_shortlist):
@@ -101,7 +104,7 @@ def pin_fate(ranked: Ranked, pin_id: int) -> PinFate:
     retrieved = np.flatnonzero(ranked.retrieved_pins == pin_id)
     if len(retrieved):
         return _l1_fate(ranked, pin_id, int(retrieved[0]))
-    return _retrieval_fate(ranked, pin_id)
+    return _retrieval_fate(ranked, pin_id, release)
 
 
 def _auction_fate(ranked: Ranked, pin_id: int, row: int) -> PinFate:
@@ -145,10 +148,9 @@ def _l1_fate(ranked: Ranked, pin_id: int, place: int) -> PinFate:
     )
 
 
-def _retrieval_fate(ranked: Ranked, pin_id: int) -> PinFate:
-    release = ranked.release()
+def _retrieval_fate(ranked: Ranked, pin_id: int, release: LiveRelease | None) -> PinFate:
     if release is None:
-        text = "its release is no longer in memory; at that time it was filtered out or not retrieved"
+        text = "its release is not served any more; at that time it was filtered out or not retrieved"
         return PinFate(pin_id=pin_id, stage="retrieval", outcome="release_gone", reason=text)
     rows = np.flatnonzero(release.pin_ids == pin_id)
     if not len(rows):
@@ -163,8 +165,3 @@ def _retrieval_fate(ranked: Ranked, pin_id: int) -> PinFate:
     text = "eligible, but its embedding is too far from the query's to be retrieved"
     figures = {"dot": dot, "retrieved": float(len(ranked.retrieved_pins))}
     return PinFate(pin_id=pin_id, stage="retrieval", outcome="not_retrieved", reason=text, figures=figures)
-
-
-def as_json(explanation: Explanation) -> dict[str, Any]:
-    """Plain data for the response."""
-    return explanation.model_dump(mode="json", exclude_none=True)

@@ -44,7 +44,17 @@ class SearchableIndex(Protocol):
 
     @property
     def tower_version(self) -> str:
-        """Version of every row's embedding, read from the rows' own tags."""
+        """The version that every row was proved to be of."""
+        ...
+
+    @property
+    def versions(self) -> list[str]:
+        """The distinct tower versions of the rows."""
+        ...
+
+    @property
+    def version_code(self) -> npt.NDArray[np.uint8]:
+        """Each row's own tag, an index into `versions`."""
         ...
 
     @property
@@ -60,6 +70,10 @@ class SearchableIndex(Protocol):
     @property
     def titles(self) -> pa.StringArray:
         """Titles, in row order."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the memory."""
         ...
 
     def search(self, query: Floats, k: int, allowed: Bitmap | None) -> tuple[Floats, Rows]:
@@ -93,6 +107,8 @@ class LiveRelease:
     query_tower: QueryEmbedder
     eligibility: Eligibility
     pin_ids: Rows
+    version_mix: dict[str, int]
+    """Rows per tower version, counted from the rows' own tags."""
     coverage: dict[str, float]
     """Pin input -> share of the rows that have a value for it."""
     loaded_at_ms: int
@@ -108,7 +124,19 @@ class LiveRelease:
         return self.index.manifest.release_id
 
     def close(self) -> None:
-        """Called when the last lease has ended. What is held is memory, which goes with the object."""
+        """Let go of the release's memory: called when its last lease has ended."""
+        self.index.close()
+        self.eligibility.close()
+
+
+class Awaiting:
+    """What a server's handle holds until its first release is loaded."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+Served = LiveRelease | Awaiting
 
 
 def check_fits(index: SearchableIndex, tower: QueryEmbedder, registry_hash: str) -> None:
@@ -122,12 +150,12 @@ def check_fits(index: SearchableIndex, tower: QueryEmbedder, registry_hash: str)
             "registry_mismatch",
             expected=f"feature registry {registry_hash[:12]}",
             came=f"{manifest.registry_hash[:12]} in release {manifest.release_id}",
-            fix="Build the release with the registry of this code, or deploy the code that it was built with.",
+            fix="Build the release with this code's registry, or deploy the code that it was built with.",
         )
     if not tower.version == index.tower_version == manifest.tower_version:
         raise Refused(
             "tower_version_mismatch",
-            expected=f"query tower, Pin embeddings and manifest of one version ({manifest.tower_version[:12]})",
+            expected=f"query tower, Pins and manifest of one version ({manifest.tower_version[:12]})",
             came=f"query tower {tower.version[:12]}, Pin embeddings {index.tower_version[:12]}",
             fix="Rebuild the release from a snapshot that the manifest's tower embedded.",
         )
@@ -167,11 +195,18 @@ def assemble(
         query_tower=tower,
         eligibility=Eligibility(index.attributes, assembly.policy.reserve_micros, assembly.ledger),
         pin_ids=np.ascontiguousarray(index.attributes["pin_id"]),
+        version_mix=version_mix(index),
         coverage=feature_coverage(index.attributes, pin_inputs),
         loaded_at_ms=assembly.now_ms(),
     )
     warm(release, assembly.now_ms())
     return release
+
+
+def version_mix(index: SearchableIndex) -> dict[str, int]:
+    """Rows per tower version."""
+    counts = np.bincount(index.version_code, minlength=len(index.versions)).tolist()
+    return dict(zip(index.versions, counts, strict=True))
 
 
 def feature_coverage(attributes: Records, pin_inputs: tuple[str, ...]) -> dict[str, float]:

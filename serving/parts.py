@@ -1,11 +1,10 @@
 """The parts of one server, put together from its configuration."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
-
-from prometheus_client import CollectorRegistry
 
 from features.registry import FeatureRegistry
 from features.store import RecordStore
@@ -13,10 +12,10 @@ from index.handle import Handle
 from index.releases import ReleaseStore
 
 from .clock import Clock
-from .explain import Explanations
+from .explain import Explanation, Explanations, explain
 from .ledger import SpendLedger
-from .live_release import Assembly, LiveRelease, ReleaseLoader
-from .pipeline import FunnelPolicy, Pipeline
+from .live_release import Assembly, Awaiting, LiveRelease, ReleaseLoader, Served
+from .pipeline import FunnelPolicy, Pipeline, Ranked
 from .ranking_log import LogLimits, RankingLogWriter
 from .recent import RecentRequests
 from .recorder import Recorder
@@ -34,7 +33,7 @@ class ServingConfig:
     data: Path
     registry: FeatureRegistry
     clock: Clock
-    metrics: CollectorRegistry
+    telemetry: ServingTelemetry
     users: RecordStore | None = None
     policy: FunnelPolicy = field(default_factory=FunnelPolicy)
     log_limits: LogLimits = field(default_factory=LogLimits)
@@ -50,7 +49,7 @@ class ServingParts:
     """A server without its HTTP edge. `watcher.check()` loads what CURRENT names."""
 
     config: ServingConfig
-    handle: Handle[LiveRelease | None]
+    handle: Handle[Served]
     releases: ReleaseStore
     ledger: SpendLedger
     pipeline: Pipeline
@@ -71,7 +70,13 @@ class ServingParts:
     def live(self) -> LiveRelease | None:
         """The release that a request starting now would be answered from; for display only."""
         with self.handle.lease() as release:
-            return release
+            return None if isinstance(release, Awaiting) else release
+
+    def explain(self, ranked: Ranked, pin_id: int | None) -> Explanation:
+        """The funnel of one answer; asks its release about what was filtered, while that is still served."""
+        with self.handle.lease() as release:
+            same = isinstance(release, LiveRelease) and release.release_id == ranked.provenance.release_id
+            return explain(ranked, pin_id, release if same else None)
 
     def status(self) -> Status:
         """The whole state of the server."""
@@ -96,9 +101,11 @@ class ServingParts:
 
 def build_parts(config: ServingConfig) -> ServingParts:
     """Put a server together. Opens the log directory; loads nothing until `start` or `watcher.check`."""
+    # Freeing a large release takes a while, so the watcher's thread does it, not the last request's.
+    retired: deque[Callable[[], None]] = deque()
     clock, ledger, history = config.clock, SpendLedger(), SwapHistory()
-    telemetry = ServingTelemetry(config.metrics)
-    handle: Handle[LiveRelease | None] = Handle(None)
+    telemetry = config.telemetry
+    handle: Handle[Served] = Handle(Awaiting(), retired.append)
     releases = ReleaseStore(config.data / "releases")
     assembly = Assembly(config.registry.content_hash, config.policy.auction, ledger, clock.now_ms)
     loader = ReleaseLoader(releases, config.data / "towers", config.registry, assembly)
@@ -113,5 +120,13 @@ def build_parts(config: ServingConfig) -> ServingParts:
         ),
         recorder=Recorder(telemetry, RecentRequests(), Explanations(), log, clock),
         history=history,
-        watcher=ReleaseWatcher(releases.current, loader.load, handle, history, telemetry, clock),
+        watcher=ReleaseWatcher(
+            releases.current,
+            loader.load,
+            handle,
+            history=history,
+            telemetry=telemetry,
+            clock=clock,
+            retired=retired,
+        ),
     )

@@ -7,6 +7,7 @@ fourth). A release that is refused leaves the old one serving.
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -15,7 +16,7 @@ from index.handle import Handle
 from schemas.errors import Refused
 
 from .clock import Clock
-from .live_release import LiveRelease
+from .live_release import LiveRelease, Served
 from .swaps import Swap, SwapHistory, event_to_servable_seconds, refused_swap, summarise
 
 LOWEST_PRIORITY = 19
@@ -42,17 +43,21 @@ class ReleaseWatcher:
         self,
         current: Callable[[], str | None],
         load: Callable[[str], LiveRelease],
-        handle: Handle[LiveRelease | None],
+        handle: Handle[Served],
+        *,
         history: SwapHistory,
         telemetry: SwapTelemetry,
         clock: Clock,
+        retired: deque[Callable[[], None]],
     ) -> None:
+        """`retired` is where the handle leaves the closers of old releases, for this thread to run."""
         self._current = current
         self._load = load
         self._handle = handle
         self._history = history
         self._telemetry = telemetry
         self._clock = clock
+        self._retired = retired
         self._settled: str | None = None
         """The CURRENT that needs nothing more: it is served, or refused for good."""
         self._failing: str | None = None
@@ -66,6 +71,8 @@ class ReleaseWatcher:
 
     def check(self) -> Swap | None:
         """Look at CURRENT once; returns what was tried, or None when there was nothing to do."""
+        while self._retired:
+            self._retired.popleft()()
         try:
             wanted = self._current()
         except (Refused, OSError) as error:

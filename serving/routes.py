@@ -14,7 +14,7 @@ from schemas.logs import ReleasePublished
 from schemas.ranking import Boundary, RequestId
 
 from .docs_page import docs_page
-from .explain import Explanation, explain
+from .explain import Explanation
 from .parts import ServingParts
 from .problems import RETRY_AFTER_SECONDS, problem
 from .status import Status
@@ -127,7 +127,7 @@ def release_routes(parts: ServingParts) -> APIRouter:
         if ranked is None:
             hint = "Only the last few thousand answers are kept, by the server that gave them."
             return problem(404, "unknown_request", f"no answer is remembered under {request_id}", hint)
-        return explain(ranked, pin_id)
+        return parts.explain(ranked, pin_id)
 
     return router
 

@@ -10,12 +10,12 @@ from .app import create_app
 from .parts import ServingParts
 
 SWITCH_SECONDS = 0.0005
-"""How long a loading thread may hold the interpreter before the request path gets it (Python's default: 5 ms)."""
+"""How long a loading thread may hold the interpreter while a request waits (Python's default: 5 ms)."""
 _YOUNG_OBJECTS = 50_000
 
 
 def server(parts: ServingParts, host: str, port: int, *, log_level: str = "warning") -> uvicorn.Server:
-    """A uvicorn server over `parts`; `.run()` blocks, `.should_exit = True` ends it after what is in flight."""
+    """A uvicorn server over `parts`; `.run()` blocks until the server is told to end."""
     config = uvicorn.Config(
         create_app(parts),
         host=host,

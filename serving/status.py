@@ -83,11 +83,11 @@ def live_status(release: LiveRelease, now_ms: int) -> LiveStatus:
         age_seconds=max(now_ms - manifest.newest_ingest_ms, 0) / 1_000.0,
         query_tower_version=query,
         pin_tower_version=pins,
-        aligned=query == pins,
+        aligned=list(release.version_mix) == [query],
         index_kind=manifest.index.kind,
         rows=len(release.pin_ids),
         dimension=manifest.index.dimension,
-        version_mix={pins: len(release.pin_ids)},
+        version_mix=release.version_mix,
         feature_coverage=release.coverage,
     )
 

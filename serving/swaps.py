@@ -73,11 +73,11 @@ class SwapHistory:
         with self._lock:
             self._swaps.appendleft(swap)
 
-    def list(self) -> list[Swap]:
-        """Newest first."""
+    def newest_first(self) -> list[Swap]:
+        """Every attempt that is remembered."""
         with self._lock:
             return list(self._swaps)
 
     def as_json(self) -> list[dict[str, Any]]:
         """Plain data for status and console."""
-        return [asdict(swap) for swap in self.list()]
+        return [asdict(swap) for swap in self.newest_first()]

@@ -132,7 +132,7 @@ class ServingTelemetry:
         self._duration["total"].observe(ranked.duration_seconds)
         if not ranked.asker.known:
             self._cold.inc()
-        if ranked.provenance.query_tower_version != ranked.provenance.pin_tower_version:
+        if any(ad.tower_version != ranked.provenance.query_tower_version for ad in ranked.ads):
             self._mixed.inc()
 
     def unanswered(self, outcome: str) -> None:
@@ -148,9 +148,9 @@ class ServingTelemetry:
         manifest, tower = release.manifest, release.query_tower.version
         for gauge in (self._embeddings, self._aligned, self._tower, self._release, self._coverage):
             gauge.clear()
-        rows, version = len(release.pin_ids), release.index.tower_version
-        self._embeddings.labels(manifest.tier, version[:_VERSION_DIGITS]).set(rows)
-        self._aligned.labels(manifest.tier).set(float(version == tower))
+        for version, rows in release.version_mix.items():
+            self._embeddings.labels(manifest.tier, version[:_VERSION_DIGITS]).set(rows)
+        self._aligned.labels(manifest.tier).set(release.version_mix.get(tower, 0) / len(release.pin_ids))
         self._tower.labels(tower[:_VERSION_DIGITS]).set(1)
         self._release.labels(manifest.release_id, manifest.snapshot_id, manifest.tier).set(1)
         for feature, ratio in release.coverage.items():

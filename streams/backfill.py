@@ -67,11 +67,20 @@ class Backfill:
 
     def _of(self, version: str, partitions: frozenset[int]) -> Progress:
         if version not in self.progress:
-            self.progress[version] = _read(self._store.get_meta(_name(version)))
+            self.progress[version] = self._stored(version, partitions)
         if not self.progress[version].covers(partitions):
             # Pins of a partition that came later may lie below `after`: start over, repeats are harmless.
             self.progress[version] = Progress(partitions=tuple(sorted(partitions)))
         return self.progress[version]
+
+    def _stored(self, version: str, partitions: frozenset[int]) -> Progress:
+        value = self._store.get_meta(_name(version))
+        if value is None:
+            # Over an empty store there is nothing to fill: every Pin will come with its first event.
+            empty = next(self._store.scan(1), None) is None
+            return Progress(partitions=tuple(sorted(partitions)), done=empty)
+        stored = json.loads(value)
+        return Progress(stored["after"], tuple(stored["partitions"]), stored["pins"], stored["done"])
 
     def _chunk(self, ordinal: int, tower: PinEmbedder, progress: Progress) -> Chunk:
         records, tails = next(
@@ -100,10 +109,3 @@ class Backfill:
 
 def _name(version: str) -> str:
     return f"backfill/{version}"
-
-
-def _read(value: bytes | None) -> Progress:
-    if value is None:
-        return Progress()
-    stored = json.loads(value)
-    return Progress(stored["after"], tuple(stored["partitions"]), stored["pins"], stored["done"])

@@ -15,23 +15,20 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from index.snapshots import write_snapshot
-from schemas.errors import RetryableError
 from schemas.manifests import SnapshotManifest, TowerManifest
 from schemas.topics import PIN_EMBEDDED
 
 from .checkpoints import Positions, check_not_ahead, newest_snapshot, positions, start_positions
-from .cut_policy import CutPolicy
+from .cut_policy import CutPolicy, Ints
 from .dead_letters import Headers
 from .embedded_batches import DecodedRows, EmbeddedDecoder, Message
+from .embedded_topic import EmbeddedTopic
 from .embedding_table import Applied, EmbeddingTable
 from .sources import DeadLetter
 
 log = logging.getLogger(__name__)
-
-_ASK_SECONDS = 10.0
 
 Letters = Sequence[tuple[DeadLetter, Headers | None]]
 
@@ -50,13 +47,12 @@ class LetterOutlet(Protocol):
 
 @dataclass(frozen=True)
 class CutterSettings:
-    """`partitions` None means all of the topic; shards of one tier need a tier each."""
+    """Where snapshots go, under which tier, and how much is read at a time."""
 
     snapshots: Path
     tier: str = "realtime"
     batch_size: int = 5_000
     poll_seconds: float = 0.2
-    partitions: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,20 +82,19 @@ class CutterCounts:
 
 
 class Cutter:
-    """Reads pin.embedded.v1 and cuts snapshots of each live tower version.
-
-    `consumer` is not subscribed to anything; the caller closes it.
-    """
+    """Reads pin.embedded.v1 and cuts snapshots of each live tower version."""
 
     def __init__(
-        self, consumer: Consumer, settings: CutterSettings, policy: CutPolicy, surroundings: Surroundings
+        self, topic: EmbeddedTopic, settings: CutterSettings, policy: CutPolicy, surroundings: Surroundings
     ) -> None:
-        self._consumer, self._settings, self._policy = consumer, settings, policy
+        self._topic, self._settings, self._policy = topic, settings, policy
         self._around = surroundings
         self._table = EmbeddingTable()
         self._decoder = EmbeddedDecoder()
         self._towers: dict[str, TowerManifest] = {}
         self._covered: dict[str, Positions] = {}
+        self._durable: dict[str, Positions] = {}
+        self._assigned_times = 0
         self._reading: Positions = {}
         self.counts = CutterCounts()
 
@@ -116,12 +111,11 @@ class Cutter:
 
     def start(self) -> None:
         """Load the checkpoints and take the partitions. Raises Refused when they do not fit the topic."""
-        for manifest in self._adopt_live():
-            self._around.on_snapshot(manifest)
+        self._adopt_live()
 
     def step(self) -> int:
         """Read one batch, cut where a cut is due; returns how many messages came."""
-        messages = self._fetch()
+        messages = self._topic.read(self._settings.batch_size, self._settings.poll_seconds)
         if messages:
             self._apply(messages)
         else:
@@ -132,64 +126,46 @@ class Cutter:
         """Cut now, whatever the policy: at the end of a replay."""
         return self._cut(self._policy.open_hour_ms(self._around.clock_ms()))
 
-    def _adopt_live(self) -> list[SnapshotManifest]:
-        """Follow the live towers; the manifests of the snapshots that new ones start from.
+    def _adopt_live(self) -> bool:
+        """Follow the live towers; true when reading jumped, and the batch at hand has to be dropped.
 
-        A tower without a snapshot needs every row of its own, so reading starts over.
+        A new one starts from its newest snapshot; without any it needs every row of its own, so
+        reading starts over.
         """
         self._towers = {tower.tower_version: tower for tower in self._around.live()}
         new = self._table.keep({version: tower.dimension for version, tower in self._towers.items()})
         self._covered = {version: self._covered.get(version, {}) for version in self._towers}
+        self._durable = {version: self._durable.get(version, {}) for version in self._towers}
         resumed: list[SnapshotManifest] = []
         for version in new:
             found = newest_snapshot(self._settings.snapshots, self._settings.tier, version)
             if found is not None:
                 manifest, rows = found
                 self._table.load(version, rows)
-                self._covered[version] = positions(manifest)
+                self._covered[version], self._durable[version] = positions(manifest), positions(manifest)
                 resumed.append(manifest)
         if resumed and not self._reading:
             self._policy = self._policy.after_cut_of(max(manifest.hour_ms for manifest in resumed))
-        if new or not self._reading:
+        jumps = bool(new) or not self._reading
+        if jumps:
             self._assign()
-        return resumed
+        for manifest in resumed:
+            self._around.on_snapshot(manifest)
+        return jumps
 
     def _assign(self) -> None:
-        ends = self._ends()
+        ends = self._topic.ends()
         for covered in self._covered.values():
             check_not_ahead({n: offset for n, offset in covered.items() if n in ends}, ends)
         self._reading = start_positions(self._covered.values(), ends)
-        self._consumer.assign(
-            [TopicPartition(PIN_EMBEDDED.name, number, offset) for number, offset in self._reading.items()]
-        )
+        self._topic.read_from(self._reading)
+        self._assigned_times += 1
         log.info("reading %d partitions from %s", len(self._reading), sum(self._reading.values()))
-
-    def _ends(self) -> Positions:
-        """The end of every partition that is read."""
-        metadata = self._consumer.list_topics(PIN_EMBEDDED.name, timeout=_ASK_SECONDS)
-        numbers = self._settings.partitions or sorted(metadata.topics[PIN_EMBEDDED.name].partitions)
-        ends: Positions = {}
-        for number in numbers:
-            where = TopicPartition(PIN_EMBEDDED.name, number)
-            ends[number] = self._consumer.get_watermark_offsets(where, timeout=_ASK_SECONDS)[1]
-        return ends
-
-    def _fetch(self) -> list[Message]:
-        try:
-            fetched = self._consumer.consume(self._settings.batch_size, self._settings.poll_seconds)
-        except KafkaException as error:
-            raise RetryableError(f"{PIN_EMBEDDED.name}: {error}") from error
-        return [
-            Message(one.partition(), one.offset(), one.timestamp()[1], one.key(), one.value())
-            for one in fetched
-            if _is_row(one.error())
-        ]
 
     def _apply(self, messages: list[Message]) -> None:
         decoded = self._decode(messages)
-        if not set(decoded.batch.versions) <= self._towers.keys():
-            self._adopt_live()
-            decoded = self._decode(messages)
+        if not set(decoded.batch.versions) <= self._towers.keys() and self._adopt_live():
+            return
         if decoded.letters:
             self._around.outlet.produce_letters([(letter, None) for letter in decoded.letters])
             self._around.outlet.wait()
@@ -201,9 +177,10 @@ class Cutter:
         return self._decoder.decode(messages, dimensions)
 
     def _apply_rows(self, messages: list[Message], decoded: DecodedRows) -> None:
-        """Apply rows up to each cut that is due among them, cut, and go on."""
+        """Apply rows up to each cut that is due among them, cut, and go on unless the cut made us jump."""
         times = decoded.batch.attributes["occurred_at_ms"]
         row = place = 0
+        assigned_times = self._assigned_times
         while (due := self._due(times[row:])) is not None:
             upto = row + due[0]
             stop = int(decoded.places[upto]) if upto < len(decoded.places) else len(messages)
@@ -211,15 +188,17 @@ class Cutter:
             self._advance(messages[place:stop])
             self._cut(due[1])
             row, place = upto, stop
+            if self._assigned_times != assigned_times:
+                return
         self.counts.rows += self._table.apply(decoded.batch.part(row, len(times)))
         self._advance(messages[place:])
         self.counts.newest_event_ms = max(self.counts.newest_event_ms, int(times.max(initial=0)))
 
-    def _due(self, occurred_at_ms: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[int, int] | None:
+    def _due(self, occurred_at_ms: Ints) -> tuple[int, int] | None:
         due, self._policy = self._policy.step(occurred_at_ms, self._around.clock_ms())
         return None if due is None else (due.row, due.hour_ms)
 
-    def _cut_when_due(self, occurred_at_ms: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+    def _cut_when_due(self, occurred_at_ms: Ints) -> None:
         if (due := self._due(occurred_at_ms)) is not None:
             self._cut(due[1])
 
@@ -235,6 +214,7 @@ class Cutter:
 
     def _cut(self, hour_ms: int) -> list[SnapshotManifest]:
         """Write a snapshot of each live version that changed; then commit, then tell."""
+        self._adopt_live()
         cut = [self._write(version, hour_ms) for version in self._towers if self._is_worth_a_cut(version)]
         if cut:
             self._commit()
@@ -260,30 +240,9 @@ class Cutter:
             offsets={PIN_EMBEDDED.name: dict(sorted(self._covered[version].items()))},
         )
         self._table.mark_cut(version)
+        self._durable[version] = positions(manifest)
         return manifest
 
     def _commit(self) -> None:
-        """Commit what the newest snapshots of all live versions cover.
-
-        NOTE: nothing resumes from these offsets; they tell operators and lag monitors how far we are.
-        """
-        durable = [self._covered[version] for version in self._towers if not self._table.changed(version)]
-        start = start_positions(durable, self._reading)
-        try:
-            self._consumer.commit(
-                offsets=[
-                    TopicPartition(PIN_EMBEDDED.name, number, offset) for number, offset in start.items()
-                ],
-                asynchronous=False,
-            )
-        except KafkaException as error:
-            log.warning("commit: %s", error)
-
-
-def _is_row(error: KafkaError | None) -> bool:
-    if error is None:
-        return True
-    if error.fatal() or (not error.retriable() and error.code() != KafkaError._PARTITION_EOF):
-        raise RetryableError(f"{PIN_EMBEDDED.name}: {error}")
-    log.warning("consumer: %s", error)
-    return False
+        """Commit what the newest snapshots of all live versions cover."""
+        self._topic.commit(start_positions(self._durable.values(), self._reading))

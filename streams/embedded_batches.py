@@ -6,6 +6,7 @@ are our own worker's, so that is rare and need not be fast.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,7 @@ _DEFAULTS = {
 _FP16_BYTES = 2
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """One message as Kafka gave it."""
 
     partition: int
@@ -112,7 +112,8 @@ def _vectors(frame: pl.DataFrame, dimensions: Mapping[str, int]) -> list[bytes]:
         raise UndecodableBatch(f"vector: {error}") from error
     sizes = decoded.bin.size()
     wanted = frame["tower_version"].replace_strict(
-        {version: _FP16_BYTES * size for version, size in dimensions.items()},
+        list(dimensions),
+        [_FP16_BYTES * size for size in dimensions.values()],
         default=None,
         return_dtype=pl.UInt32,
     )

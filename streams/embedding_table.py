@@ -155,7 +155,7 @@ def _count(
     stored: npt.NDArray[np.void],
 ) -> Applied:
     """Split the rows into applied, late and repeated; `stored` is what each Pin had before them."""
-    group = np.cumsum(last_of_pin) - last_of_pin
+    group: Slots = np.cumsum(last_of_pin) - last_of_pin
     rows, winners, before = fields[order], order[last_of_pin][group], stored[group]
     behind = _newer(before, rows) | (_newer(fields[winners], rows) & (order > winners))
     ahead = _newer(rows, before) & ~behind
@@ -186,7 +186,7 @@ class EmbeddingTable:
         return new
 
     def apply(self, batch: EmbeddedBatch) -> Applied:
-        """Apply the rows of the versions that are kept. Raises ValueError for a vector of another dimension."""
+        """Apply the rows of the versions that are kept. Raises ValueError for another dimension."""
         counts = Applied()
         for code, version in enumerate(batch.versions):
             rows = np.flatnonzero(batch.version_code == code)

@@ -1,4 +1,4 @@
-"""What one worker says about itself in a small JSON file, for consoles. Metrics have it all; this has the gist."""
+"""What one worker says about itself in a small JSON file, for consoles."""
 
 from collections.abc import Mapping
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
+import faiss
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from index.faiss_index import (
     hnsw_index,
     ivf_index,
     read_trained,
+    threads,
     train_ivf,
     write_trained,
 )
@@ -152,6 +154,14 @@ def test_many_threads_find_what_one_finds(make: Make, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@ALL
+def test_a_search_leaves_the_thread_s_openmp_setting_as_it_was(make: Make, tmp_path: Path) -> None:
+    index = make(unit_vectors(ROWS, DIMENSION), tmp_path)
+    with threads(3):
+        index.search(_queries(1)[0], 5, None)
+        assert faiss.omp_get_max_threads() == 3
 
 
 @pytest.mark.parametrize("make", [_flat, _ivf, _hnsw])

@@ -1,0 +1,195 @@
+"""Commands that run a process: broker, enrichment, snapshots, server, training, replay, demo."""
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .output import Output, messages, progress
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from models.training import Progress as TrainingProgress
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MetricsPort = Annotated[int, typer.Option(help="Serve Prometheus metrics on this loopback port; 0: do not.")]
+
+
+@contextmanager
+def _until_signalled() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _serve_metrics(port: int) -> "object":
+    """A Prometheus registry, served on loopback when a port is given."""
+    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415
+
+    metrics = CollectorRegistry()
+    if port:
+        start_http_server(port, addr="127.0.0.1", registry=metrics)
+    return metrics
+
+
+def broker(as_json: Json = False) -> None:
+    """Run the embedded broker until Ctrl-C and print its address. For demos and tests only.
+
+    Example: skewless broker --json
+    """
+    from streams.embedded_broker import WARNING, EmbeddedBroker  # noqa: PLC0415 - keeps `--help` quick
+
+    with _until_signalled() as stop, EmbeddedBroker() as running:
+        messages.print(WARNING, style="yellow")
+        Output(as_json).record("broker", {"bootstrap_servers": running.bootstrap_servers})
+        stop.wait()
+
+
+def enrich(
+    worker: Annotated[int, typer.Option(min=0, help="This worker's number; each has its own state.")] = 0,
+    metrics_port: MetricsPort = 0,
+) -> None:
+    """Run an enrichment worker until SIGTERM: Pin events in, embedded Pins out.
+
+    Example: SKEWLESS_KAFKA_BOOTSTRAP_SERVERS=localhost:9092 skewless enrich --worker 0
+    """
+    from streams.worker import run_until_signalled  # noqa: PLC0415
+
+    from . import wiring  # noqa: PLC0415
+
+    _log_to_stderr()
+    settings = Settings.load()
+    with _until_signalled() as stop:
+        wiring.wait_for_live_tower(settings, stop.is_set)
+        if stop.is_set():
+            return
+    with wiring.enrichment_worker(settings, worker, _serve_metrics(metrics_port)) as running:
+        run_until_signalled(running)
+
+
+def snapshots(
+    publish: Annotated[bool, typer.Option(help="Build and publish a release of each snapshot.")] = True,
+) -> None:
+    """Run the snapshot cutter until SIGTERM: embedded Pins in, hourly snapshots (and releases) out.
+
+    Example: SKEWLESS_CUT_CLOCK=wall skewless snapshots --no-publish
+    """
+    from . import wiring  # noqa: PLC0415
+    from .releasing import Releaser  # noqa: PLC0415
+
+    _log_to_stderr()
+    settings = Settings.load()
+    with _until_signalled() as stop:
+        wiring.wait_for_live_tower(settings, stop.is_set)
+        cutter, consumer = wiring.snapshot_cutter(settings, Releaser(settings) if publish else _nothing)
+        try:
+            cutter.run(stop.is_set)
+        finally:
+            consumer.close()
+
+
+def _nothing(_: object) -> None:
+    """No release of this snapshot."""
+
+
+def serve(
+    embedded_broker: Annotated[bool, typer.Option(hidden=True, help="The console says so.")] = False,
+) -> None:
+    """Run the server until SIGTERM: POST /v1/rank, the console at /, metrics at /metrics.
+
+    Example: SKEWLESS_HTTP_PORT=8080 skewless serve
+    """
+    from serving.server import server, tune_interpreter  # noqa: PLC0415
+
+    from . import wiring  # noqa: PLC0415
+
+    _log_to_stderr()
+    settings = Settings.load()
+    parts = wiring.serving_parts(settings, embedded_broker=embedded_broker)
+    tune_interpreter()
+    running = server(parts, settings.http_host, settings.http_port)
+    messages.print(f"console    http://{settings.http_host}:{settings.http_port}/")
+    messages.print(f"ranking    POST http://{settings.http_host}:{settings.http_port}/v1/rank")
+    running.run()
+
+
+def train(
+    first_week: Annotated[int, typer.Option(min=1, max=52, help="First week of the year to train on.")] = 1,
+    last_week: Annotated[int, typer.Option(min=1, max=51, help="Last week to train on.")] = 26,
+    held_out_weeks: Annotated[int, typer.Option(min=1, max=26, help="Weeks after it to judge on.")] = 2,
+    live: Annotated[str, typer.Option(help="Name it in LIVE: no, serving or candidate.")] = "no",
+    name: Annotated[str, typer.Option(help="What the result file is called.")] = "last",
+    as_json: Json = False,
+) -> None:
+    """Train a two-tower checkpoint on The Complete Journey and judge it on later real baskets.
+
+    Example: skewless train --first-week 1 --last-week 26 --live serving
+    """
+    from evaluation.splits import TimeSplit  # noqa: PLC0415
+
+    from .training import train_tower  # noqa: PLC0415
+
+    if live not in ("no", "serving", "candidate"):
+        raise typer.BadParameter("takes no, serving or candidate", param_hint="--live")
+    split = TimeSplit(first_week, last_week, held_out_weeks)
+    with progress() as bars:
+        task = bars.add_task("train", total=None, note="reading the data set")
+
+        def show(done: "TrainingProgress") -> None:
+            note = f"{done.rows_per_second:,.0f} pairs/s, loss {done.loss:.3f}"
+            bars.update(task, total=done.steps, completed=done.step, note=note)
+
+        summary = train_tower(Settings.load(), split, live, name, show)
+    if as_json:
+        Output(True).data(summary)
+        return
+    Output(False).record("tower", {name: summary[name] for name in ("tower_version", "rows", "seconds")})
+    Output(False).rows(f"recall@20 on {summary['judged_baskets']} later baskets", summary["comparison"])
+
+
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="Exit when the run is over, instead of serving on.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+    data_dir: Annotated[Path, typer.Option(help="Where to keep it all; emptied first.")] = Path("var/demo"),
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The server's port; 0 takes a free one.")
+    ] = 8080,
+    queries_per_second: Annotated[
+        float, typer.Option(min=0.1, max=1000, help="Live queries meanwhile.")
+    ] = 25.0,
+) -> None:
+    """Run the whole system on The Complete Journey: stream, train, release, swap, rank.
+
+    Example: skewless demo --once --json
+    """
+    from .demo import DemoOptions, run_demo  # noqa: PLC0415
+
+    with _until_signalled() as stop:
+        result = run_demo(DemoOptions(once, data_dir, port, queries_per_second), stop)
+        if as_json:
+            Output(True).data(result)
+        if not once:
+            messages.print("Ctrl-C ends the demo.")
+            stop.wait()
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    for command in (demo, serve, enrich, snapshots, train, broker):
+        app.command()(command)

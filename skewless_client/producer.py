@@ -1,0 +1,220 @@
+"""Publish Pin changes and aggregates to Kafka, and know that they arrived."""
+
+import atexit
+import logging
+import signal
+import sys
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import FrameType, TracebackType
+from typing import Literal, Self
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from schemas.cloudevents import cloudevent_headers
+from schemas.codec import MAX_EVENT_BYTES, encode
+from schemas.errors import DeadLetterReason, InvalidMessage, Refused
+from schemas.events import PinAggregated, PinChanged
+from schemas.transport import remote_hosts
+
+log = logging.getLogger(__name__)
+
+KafkaHeaders = list[tuple[str, str | bytes | None]]
+
+_QUEUE_FULL_SECONDS = 0.1
+_FLUSH_SECONDS = 1.0
+_KEPT_ERRORS = 10
+
+
+@dataclass(frozen=True)
+class ProducerSettings:
+    """Where to publish and as whom. `source` is the CloudEvents source: the publishing system's name.
+
+    Raises Refused for an unencrypted connection to another host, unless `allow_plaintext`.
+    """
+
+    bootstrap_servers: str
+    source: str
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: str | None = field(default=None, repr=False)
+    ssl_ca_location: str | None = None
+    allow_plaintext: bool = False
+    delivery_timeout_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        remote = remote_hosts(self.bootstrap_servers)
+        if "PLAINTEXT" in self.security_protocol and remote and not self.allow_plaintext:
+            raise Refused(
+                "kafka_plaintext",
+                expected="SSL or SASL_SSL to a host that is not this one",
+                came=f"{self.security_protocol} to {', '.join(remote)}",
+                fix="Set security_protocol to SASL_SSL, or allow_plaintext in so many words.",
+            )
+
+    def config(self) -> dict[str, str | int | float | bool]:
+        """Configuration of the Kafka client. Holds the password in clear: do not log it.
+
+        Keys are hashed with murmur2, as the Java clients do, so a Pin is on one partition whoever wrote.
+        """
+        config: dict[str, str | int | float | bool] = {
+            "bootstrap.servers": self.bootstrap_servers,
+            "client.id": self.source,
+            "security.protocol": self.security_protocol,
+            "enable.idempotence": True,
+            "acks": "all",
+            "compression.type": "lz4",
+            "linger.ms": 10,
+            "partitioner": "murmur2_random",
+            "delivery.timeout.ms": int(self.delivery_timeout_seconds * 1000),
+        }
+        if self.security_protocol.startswith("SASL"):
+            config["sasl.mechanism"] = self.sasl_mechanism
+            config["sasl.username"] = self.sasl_username or ""
+            config["sasl.password"] = self.sasl_password or ""
+        if self.ssl_ca_location is not None:
+            config["ssl.ca.location"] = self.ssl_ca_location
+        return config
+
+
+@dataclass
+class DeliveryCounts:
+    """What became of the events that were sent: each is in exactly one of the three."""
+
+    acked: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    errors: list[str] = field(default_factory=list)
+    """What the first few failures said."""
+
+
+class NotDelivered(Exception):
+    """Some events did not reach Kafka; `counts` says how many. Send those again."""
+
+    def __init__(self, counts: DeliveryCounts) -> None:
+        said = "; ".join(counts.errors) or "no answer from the broker"
+        super().__init__(
+            f"{counts.failed} events failed and {counts.in_flight} were not answered ({said}); "
+            f"{counts.acked} arrived"
+        )
+        self.counts = counts
+
+
+class PinProducer:
+    """Publishes events, keyed by Pin id, with CloudEvents headers. A context manager.
+
+    Not thread-safe. `send` queues; the broker's answers are counted in `counts`; `close` waits for all
+    of them and raises when one event did not arrive. A process that ends without `close` waits too,
+    and logs what was lost; call `exit_on_sigterm` once to have that on SIGTERM as well.
+    """
+
+    def __init__(self, settings: ProducerSettings) -> None:
+        self._settings = settings
+        self._producer: Producer = Producer(settings.config(), logger=log)
+        self._closed = False
+        self.counts = DeliveryCounts()
+        atexit.register(self._at_exit)
+
+    def send(self, event: PinChanged | PinAggregated, *, event_id: str | None = None) -> str:
+        """Queue one event; returns its CloudEvents id (a random UUID unless given).
+
+        The same id again marks a repetition. Raises InvalidMessage for an event over the size limit and
+        KafkaException for one that the Kafka client does not take.
+        """
+        value = encode(event)
+        if len(value) > MAX_EVENT_BYTES:
+            raise InvalidMessage(DeadLetterReason.TOO_LARGE, f"{len(value)} bytes, at most {MAX_EVENT_BYTES}")
+        event_id = event_id or str(uuid.uuid4())
+        headers: KafkaHeaders = [
+            *cloudevent_headers(
+                event_id=event_id,
+                source=self._settings.source,
+                type_name=event.type_name,
+                time_iso=_iso(event.occurred_at_ms),
+            )
+        ]
+        self._produce(event.type_name, str(event.pin_id).encode(), value, headers)
+        return event_id
+
+    def send_many(self, events: Iterable[PinChanged | PinAggregated]) -> list[str]:
+        """Queue several events in order; returns their ids."""
+        return [self.send(event) for event in events]
+
+    def _produce(self, topic: str, key: bytes, value: bytes, headers: KafkaHeaders) -> None:
+        if self._closed:
+            raise RuntimeError("this PinProducer is closed")
+        # Counted before it is queued: a signal in between may make us wait for an answer in vain, but
+        # never take an unanswered event for answered.
+        self.counts.in_flight += 1
+        while True:
+            try:
+                self._producer.produce(
+                    topic, value=value, key=key, headers=headers, on_delivery=self._on_delivery
+                )
+                break
+            except BufferError:
+                # The local queue is full: let answers in, which makes room.
+                self._producer.poll(_QUEUE_FULL_SECONDS)
+            except KafkaException:
+                self.counts.in_flight -= 1
+                raise
+        self._producer.poll(0)
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        self.counts.in_flight -= 1
+        if error is None:
+            self.counts.acked += 1
+            return
+        self.counts.failed += 1
+        if len(self.counts.errors) < _KEPT_ERRORS:
+            self.counts.errors.append(f"{message.topic()} {message.key()!r}: {error.str()}")
+
+    def flush(self) -> None:
+        """Wait until everything sent so far has arrived. Raises NotDelivered when something did not."""
+        while self._producer.flush(_FLUSH_SECONDS):
+            # Ends by itself: an event is answered for or fails within delivery_timeout_seconds.
+            pass
+        if self.counts.failed or self.counts.in_flight:
+            raise NotDelivered(self.counts)
+
+    def close(self) -> None:
+        """Flush and end. Twice is harmless. Raises NotDelivered when an event did not arrive."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self._at_exit)
+        self.flush()
+
+    def _at_exit(self) -> None:
+        try:
+            self.close()
+        except NotDelivered as error:
+            log.error("%s", error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end this process as `sys.exit` does, so that producers get to wait for their answers.
+
+    For the main thread of a process that has no handler of its own.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def _iso(epoch_ms: int) -> str:
+    moment = datetime.fromtimestamp(epoch_ms // 1000, UTC).replace(microsecond=epoch_ms % 1000 * 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

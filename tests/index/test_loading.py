@@ -1,0 +1,107 @@
+"""A loaded release is the snapshot it was built from, whole, and lets go of it when closed."""
+
+import gc
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.handle import Handle
+from index.loading import LoadedIndex, load_index
+from index.vector_index import pack
+from schemas.errors import Refused
+from tests.index.builders import REGISTRY, TOWER_A, Workshop, reseal, rows_of
+
+KINDS = pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+
+
+def _loaded(tmp_path: Path, kind: str, count: int = 500) -> LoadedIndex:
+    workshop = Workshop(tmp_path)
+    release = workshop.build(rows_of(count), kind=kind)  # type: ignore[arg-type]  # a parametrised literal
+    return load_index(workshop.releases, release.release_id, registry_hash=REGISTRY)
+
+
+@KINDS
+def test_row_numbers_mean_the_same_row_in_every_part(tmp_path: Path, kind: str) -> None:
+    rows, loaded = rows_of(500), _loaded(tmp_path, kind)
+    assert len(loaded) == 500
+    assert loaded.tower_version == TOWER_A
+    assert np.array_equal(loaded.vectors, rows.vectors)
+    assert np.array_equal(loaded.attributes, rows.attributes)
+    for row in range(0, 500, 50):
+        dots, positions = loaded.search(rows.vectors[row].astype(np.float32), 1)
+        assert positions.tolist() == [row]
+        assert dots[0] == pytest.approx(1.0, abs=2e-3)
+        assert loaded.titles[row].as_py() == f"Pin {loaded.attributes['pin_id'][row]}"
+
+
+@KINDS
+def test_a_filter_by_attributes_holds(tmp_path: Path, kind: str) -> None:
+    loaded = _loaded(tmp_path, kind)
+    allowed = pack(loaded.attributes["pin_id"] % 10 == 3)
+    _, positions = loaded.search(loaded.vectors[0].astype(np.float32), 50, allowed)
+    assert sorted(loaded.attributes["pin_id"][positions].tolist()) == list(range(1003, 1500, 10))
+
+
+@KINDS
+def test_warming_searches_and_changes_nothing(tmp_path: Path, kind: str) -> None:
+    loaded = _loaded(tmp_path, kind)
+    before = loaded.search(loaded.vectors[7].astype(np.float32), 20)
+    loaded.warm()
+    after = loaded.search(loaded.vectors[7].astype(np.float32), 20)
+    assert np.array_equal(before[0], after[0])
+    assert np.array_equal(before[1], after[1])
+
+
+def test_one_row_can_be_served_and_warmed(tmp_path: Path) -> None:
+    loaded = _loaded(tmp_path, "flat", count=1)
+    loaded.warm()
+    assert loaded.search(loaded.vectors[0].astype(np.float32), 100)[1].tolist() == [0]
+
+
+@KINDS
+def test_closing_frees_the_index_and_leaves_borrowed_arrays_valid(tmp_path: Path, kind: str) -> None:
+    loaded = _loaded(tmp_path, kind)
+    index = weakref.ref(loaded._index)
+    borrowed, expected = loaded.vectors[3:5], loaded.vectors[3:5].copy()
+    loaded.close()
+    loaded.close()
+    gc.collect()
+    assert index() is None
+    assert np.array_equal(borrowed, expected)
+    with pytest.raises(RuntimeError, match="closed"):
+        loaded.search(np.zeros(8, np.float32), 1)
+
+
+def test_the_scored_vectors_are_the_index_s_own_memory(tmp_path: Path) -> None:
+    loaded = _loaded(tmp_path, "flat")
+    assert not loaded.vectors.flags.owndata
+    assert not loaded.vectors.flags.writeable
+
+
+def test_a_lease_keeps_a_swapped_out_index_searchable(tmp_path: Path) -> None:
+    old, new = _loaded(tmp_path / "1", "flat"), _loaded(tmp_path / "2", "ivf")
+    query = new.vectors[0].astype(np.float32)
+    handle = Handle(old)
+    with handle.lease() as index:
+        handle.swap(new)
+        assert len(index.search(query, 5)[0]) == 5
+    with pytest.raises(RuntimeError, match="closed"):
+        old.search(query, 5)
+    with handle.lease() as index:
+        assert index is new
+
+
+def test_a_manifest_with_a_failed_check_is_refused(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    release = workshop.build(rows_of(20)).release_id
+    failed = {"name": "recall", "ok": False, "detail": "0.2"}
+    reseal(workshop.releases.directory(release), lambda document: document.update(checks=[failed]))
+    with pytest.raises(Refused, match="failed_check"):
+        load_index(workshop.releases, release, registry_hash=REGISTRY)
+
+
+def test_a_release_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="not_ready"):
+        load_index(Workshop(tmp_path).releases, "20171231T23Z-none", registry_hash=REGISTRY)

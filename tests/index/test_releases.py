@@ -1,0 +1,210 @@
+"""CURRENT moves whole, once per publisher, with its line in the trail; rollbacks go back along it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from index.releases import AUDIT, CURRENT, ReleaseStore
+from schemas.errors import Refused
+from tests.index.builders import OTHER_REGISTRY, REGISTRY, TOWER_A, Workshop, reseal, rows_of, unshare
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path)
+
+
+def _three(workshop: Workshop) -> list[str]:
+    return [workshop.published(rows_of(10, seed=hour), hour).release_id for hour in (1, 2, 3)]
+
+
+def test_an_empty_store_has_nothing(workshop: Workshop) -> None:
+    store = workshop.releases
+    assert (store.list(), store.current(), store.audit(), store.comparable_live()) == ([], None, [], None)
+
+
+def test_a_built_release_is_complete_but_not_live(workshop: Workshop) -> None:
+    manifest = workshop.build(rows_of(10))
+    assert workshop.releases.list() == [manifest.release_id]
+    assert workshop.releases.manifest(manifest.release_id) == manifest
+    assert workshop.releases.current() is None
+    assert manifest.release_id.startswith(f"20171231T23Z-{TOWER_A[:8]}-")
+
+
+def test_a_move_is_recorded_with_who_why_and_when(workshop: Workshop) -> None:
+    first, second, third = _three(workshop)
+    assert workshop.releases.current() == third
+    assert [(m.release_id, m.previous_release_id, m.action, m.actor, m.reason, m.occurred_at_ms)
+            for m in workshop.releases.audit()] == [
+        (first, None, "publish", "test", "hourly", 1),
+        (second, first, "publish", "test", "hourly", 2),
+        (third, second, "publish", "test", "hourly", 3),
+    ]  # fmt: skip
+
+
+def test_publishing_what_is_live_changes_nothing(workshop: Workshop) -> None:
+    release = workshop.published(rows_of(10)).release_id
+    again = workshop.releases.publish(release, actor="other", reason="retry")
+    assert again == workshop.releases.audit()[-1]
+    assert again.actor == "test"
+    assert len(workshop.releases.audit()) == 1
+
+
+def test_a_publisher_that_expects_another_release_loses(workshop: Workshop) -> None:
+    first, second, third = _three(workshop)
+    with pytest.raises(Refused) as caught:
+        workshop.releases.publish(first, actor="a", reason="r", expected_current=second)
+    assert (caught.value.code, caught.value.came) == ("current_moved", third)
+    with pytest.raises(Refused, match="current_moved"):
+        workshop.releases.rollback(actor="a", reason="r", expected_current=None)
+    assert workshop.releases.current() == third
+
+
+def test_the_first_publication_can_expect_that_nothing_is_live(workshop: Workshop) -> None:
+    release = workshop.build(rows_of(10)).release_id
+    workshop.releases.publish(release, actor="a", reason="r", expected_current=None)
+    assert workshop.releases.current() == release
+
+
+def test_rollbacks_go_back_one_by_one_and_end_at_the_first(workshop: Workshop) -> None:
+    first, second, third = _three(workshop)
+    store = workshop.releases
+    assert store.rollback(actor="a", reason="bad").release_id == second
+    assert store.rollback(actor="a", reason="worse").release_id == first
+    with pytest.raises(Refused, match="no_predecessor"):
+        store.rollback(actor="a", reason="worst")
+    assert store.current() == first
+    store.publish(third, actor="a", reason="mended")
+    assert store.rollback(actor="a", reason="not mended").release_id == first
+    assert [move.action for move in store.audit()][3:] == ["rollback", "rollback", "publish", "rollback"]
+
+
+def test_a_rollback_to_a_damaged_release_is_refused(workshop: Workshop) -> None:
+    _, second, third = _three(workshop)
+    (workshop.releases.directory(second) / "vectors.safetensors").unlink()
+    with pytest.raises(Refused, match="missing_file"):
+        workshop.releases.rollback(actor="a", reason="r")
+    assert workshop.releases.current() == third
+
+
+def test_a_damaged_live_release_can_be_replaced(workshop: Workshop) -> None:
+    release = workshop.published(rows_of(10), 2).release_id
+    (workshop.releases.directory(release) / "READY").unlink()
+    assert workshop.published(rows_of(3), 1).release_id == workshop.releases.current()
+
+
+def test_a_release_of_another_registry_is_not_published(workshop: Workshop) -> None:
+    release = workshop.build(rows_of(10)).release_id
+    with pytest.raises(Refused, match="other_registry"):
+        workshop.releases.publish(release, actor="a", reason="r", registry_hash=OTHER_REGISTRY)
+    workshop.releases.publish(release, actor="a", reason="r", registry_hash=REGISTRY)
+    assert workshop.releases.current() == release
+
+
+def test_a_crash_after_the_line_and_before_the_move_leaves_no_trace(workshop: Workshop) -> None:
+    first, second, third = _three(workshop)
+    (workshop.releases.root / CURRENT).write_text(second)  # as if the third move had stopped in between
+    assert [move.release_id for move in workshop.releases.audit()] == [first, second]
+    assert workshop.releases.rollback(actor="a", reason="r").release_id == first
+    workshop.releases.publish(third, actor="a", reason="r")
+    assert [move.release_id for move in workshop.releases.audit()] == [first, second, first, third]
+
+
+def test_a_line_cut_short_by_a_crash_is_dropped(workshop: Workshop) -> None:
+    first, second, third = _three(workshop)
+    path = workshop.releases.root / AUDIT
+    text = path.read_bytes()
+    path.write_bytes(text[:-40])
+    (workshop.releases.root / CURRENT).write_text(second)
+    assert [move.release_id for move in workshop.releases.audit()] == [first, second]
+    workshop.releases.publish(third, actor="test", reason="hourly")
+    assert path.read_bytes().count(b"\n") == 3
+    assert [move.release_id for move in workshop.releases.audit()] == [first, second, third]
+
+
+def test_a_trail_that_was_edited_is_refused(workshop: Workshop) -> None:
+    _three(workshop)
+    path = workshop.releases.root / AUDIT
+    path.write_bytes(b"{}\n" + path.read_bytes())
+    with pytest.raises(Refused, match="bad_audit"):
+        workshop.releases.audit()
+
+
+_RACE = """
+import sys
+from pathlib import Path
+from index.releases import ReleaseStore
+from schemas.errors import Refused
+root, release, expected = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    ReleaseStore(root).publish(release, actor=release, reason="race", expected_current=expected)
+    print("won")
+except Refused as refused:
+    print(refused.code)
+"""
+
+
+def test_of_processes_that_publish_at_once_on_the_same_expectation_one_wins(workshop: Workshop) -> None:
+    live = workshop.published(rows_of(10), 1).release_id
+    candidates = [workshop.build(rows_of(10, seed=seed), 2).release_id for seed in (5, 6, 7)]
+    publishers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RACE, str(workshop.releases.root), candidate, live],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for candidate in candidates
+    ]
+    for publisher in publishers:
+        assert publisher.stdout is not None
+        assert publisher.stdout.readline() == "ready\n"
+    answers = []
+    for publisher in publishers:
+        assert publisher.stdin is not None
+        publisher.stdin.write("go\n")
+        publisher.stdin.flush()
+    for publisher in publishers:
+        answers.append(publisher.communicate(timeout=60)[0].strip())
+    assert sorted(answers) == ["current_moved", "current_moved", "won"]
+    assert workshop.releases.current() == candidates[answers.index("won")]
+    assert len(workshop.releases.audit()) == 2
+
+
+def test_retaining_keeps_the_newest_the_live_one_and_its_predecessor(workshop: Workshop) -> None:
+    first, second, third = _three(workshop)
+    fourth = workshop.build(rows_of(10, seed=4), 4).release_id
+    fifth = workshop.build(rows_of(10, seed=5), 5).release_id
+    workshop.releases.rollback(actor="a", reason="r")
+    assert workshop.releases.current() == second
+    assert workshop.releases.retain(1) == [third, fourth]
+    assert workshop.releases.list() == [first, second, fifth]
+    assert workshop.releases.retain(0) == [fifth]
+    assert workshop.releases.retain(0) == []
+
+
+def test_retaining_leaves_alone_what_others_are_writing_and_clears_what_was_half_deleted(
+    workshop: Workshop,
+) -> None:
+    store = workshop.releases
+    store.root.mkdir(parents=True)
+    for name in (".staged-other", "unfinished", ".deleting-old"):
+        (store.root / name).mkdir()
+        (store.root / name / "vectors.safetensors").write_bytes(b"x")
+    assert store.retain(0) == []
+    assert sorted(path.name for path in store.root.iterdir()) == [".lock", ".staged-other", "unfinished"]
+
+
+def test_a_release_does_not_share_its_manifest_with_the_snapshot(workshop: Workshop) -> None:
+    release = workshop.build(rows_of(10))
+    directory = workshop.releases.directory(release.release_id)
+    shared = (directory / "vectors.safetensors").stat().st_ino
+    snapshot = workshop.snapshots / release.snapshot_id
+    assert shared == (snapshot / "vectors.safetensors").stat().st_ino
+    unshare(directory)
+    reseal(directory)
+    assert ReleaseStore(workshop.releases.root).manifest(release.release_id) == release

@@ -1,0 +1,194 @@
+"""An artefact appears whole or not at all, and any later change to it is seen."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from schemas.artefacts import (
+    MANIFEST,
+    READY,
+    append_durably,
+    file_entry,
+    manifest_bytes,
+    publish_directory,
+    read_manifest,
+    verify_files,
+    write_atomic,
+    write_manifest,
+)
+from schemas.errors import Refused
+from schemas.manifests import FileEntry, Manifest
+
+
+class Note(Manifest):
+    """A small artefact's manifest."""
+
+    format: Annotated[int, Field(ge=1, le=1)] = 1
+    text: str
+    files: list[FileEntry]
+
+
+def _write(text: str, content: bytes = b"content") -> Note:
+    return Note(
+        text=text,
+        files=[FileEntry(name="data", size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())],
+    )
+
+
+def _publish(final: Path, text: str = "hello", content: bytes = b"content") -> Note:
+    note = _write(text, content)
+
+    def write(directory: Path) -> None:
+        (directory / "data").write_bytes(content)
+        write_manifest(directory, note)
+
+    publish_directory(final, write)
+    return note
+
+
+def _reseal(directory: Path, manifest: bytes) -> None:
+    (directory / MANIFEST).write_bytes(manifest)
+    (directory / READY).write_text(hashlib.sha256(manifest).hexdigest() + "\n")
+
+
+def test_a_published_directory_reads_back(tmp_path: Path) -> None:
+    note = _publish(tmp_path / "a" / "note")
+    assert read_manifest(tmp_path / "a" / "note", Note) == note
+    verify_files(tmp_path / "a" / "note", note.files)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["note"]
+
+
+def test_an_entry_is_name_size_and_sha256(tmp_path: Path) -> None:
+    content = os.urandom(3 << 20)
+    (tmp_path / "big").write_bytes(content)
+    assert file_entry(tmp_path / "big") == FileEntry(
+        name="big", size_bytes=3 << 20, sha256=hashlib.sha256(content).hexdigest()
+    )
+
+
+def test_ready_is_not_there_while_the_directory_is_written(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def write(directory: Path) -> None:
+        write_manifest(directory, _write("x"))
+        (directory / "data").write_bytes(b"content")
+        seen.append(sorted(path.name for path in directory.iterdir()))
+        assert not (tmp_path / "note").exists()
+        assert directory.name.startswith(".")
+
+    publish_directory(tmp_path / "note", write)
+    assert seen == [["data", MANIFEST]]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    def write(directory: Path) -> None:
+        (directory / "data").write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        publish_directory(tmp_path / "note", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_publishing_the_same_again_leaves_the_first_alone(tmp_path: Path) -> None:
+    _publish(tmp_path / "note")
+    inode = (tmp_path / "note" / "data").stat().st_ino
+    _publish(tmp_path / "note")
+    assert (tmp_path / "note" / "data").stat().st_ino == inode
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]
+
+
+def test_publishing_something_else_under_a_taken_name_is_refused(tmp_path: Path) -> None:
+    first = _publish(tmp_path / "note")
+    with pytest.raises(Refused, match="already_exists"):
+        _publish(tmp_path / "note", text="other")
+    assert read_manifest(tmp_path / "note", Note) == first
+
+
+def test_a_damaged_one_under_the_name_is_not_taken_for_the_same(tmp_path: Path) -> None:
+    _publish(tmp_path / "note")
+    (tmp_path / "note" / "data").write_bytes(b"cOntent")
+    with pytest.raises(Refused, match="already_exists"):
+        _publish(tmp_path / "note")
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"), [(b"contenT", "bad_checksum"), (b"conten", "wrong_size"), (None, "missing_file")]
+)
+def test_a_bad_file_is_named(tmp_path: Path, damage: bytes | None, code: str) -> None:
+    note = _publish(tmp_path / "note")
+    if damage is None:
+        (tmp_path / "note" / "data").unlink()
+    else:
+        (tmp_path / "note" / "data").write_bytes(damage)
+    with pytest.raises(Refused, match="data") as caught:
+        verify_files(tmp_path / "note", note.files)
+    assert caught.value.code == code
+
+
+def test_a_directory_without_ready_is_refused(tmp_path: Path) -> None:
+    _publish(tmp_path / "note")
+    (tmp_path / "note" / READY).unlink()
+    with pytest.raises(Refused, match="not_ready"):
+        read_manifest(tmp_path / "note", Note)
+
+
+def test_a_changed_manifest_is_refused(tmp_path: Path) -> None:
+    _publish(tmp_path / "note")
+    path = tmp_path / "note" / MANIFEST
+    path.write_bytes(path.read_bytes().replace(b"hello", b"hallo"))
+    with pytest.raises(Refused, match="bad_checksum"):
+        read_manifest(tmp_path / "note", Note)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "code"),
+    [
+        (b"{", "bad_manifest"),
+        (b"[]", "bad_manifest"),
+        (b'{"text": "x"}', "bad_manifest"),
+        (b'{"text": "x", "files": [], "more": 1}', "bad_manifest"),
+        (b'{"text": 1, "files": []}', "bad_manifest"),
+        (b'{"text": "x", "files": [], "format": "1"}', "bad_manifest"),
+        (b'{"text": "x", "files": [], "format": 2}', "future_format"),
+        (b'{"format": 99, "anything": "else"}', "future_format"),
+        (
+            b'{"text": "x", "files": [{"name": "../x", "size_bytes": 0, "sha256": "' + b"0" * 64 + b'"}]}',
+            "bad_manifest",
+        ),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_safely_is_refused(tmp_path: Path, manifest: bytes, code: str) -> None:
+    _publish(tmp_path / "note")
+    _reseal(tmp_path / "note", manifest)
+    with pytest.raises(Refused) as caught:
+        read_manifest(tmp_path / "note", Note)
+    assert caught.value.code == code
+
+
+def test_equal_manifests_are_equal_bytes() -> None:
+    assert manifest_bytes(_write("x")) == manifest_bytes(
+        Note.model_validate_json(manifest_bytes(_write("x")))
+    )
+
+
+def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "CURRENT"
+    write_atomic(path, b"one\n")
+    with path.open("rb") as reader:
+        write_atomic(path, b"two\n")
+        assert reader.read() == b"one\n"
+    assert path.read_bytes() == b"two\n"
+    assert [entry.name for entry in path.parent.iterdir()] == ["CURRENT"]
+
+
+def test_appending_removes_what_a_crash_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "trail"
+    append_durably(path, b"one")
+    path.write_bytes(path.read_bytes() + b"tw")
+    append_durably(path, b"three")
+    assert path.read_bytes() == b"one\nthree\n"

@@ -1,0 +1,123 @@
+"""The ranking log: nothing that was queued is lost at close, a full queue says so, and recounts agree."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas.errors import InvalidMessage
+from schemas.ranking import RankRequest
+from serving.live_release import Assembly
+from serving.parts import ServingParts
+from serving.pipeline import Ranked
+from serving.ranking_log import LogLimits, RankingLogWriter, Recount, read_ranking_log, recount_mixed
+
+from .fakes import FakeTower, fake_index, live, pins, version
+
+TOWER = version("tower")
+
+
+@pytest.fixture
+def ranked(parts: ServingParts, assembly: Assembly) -> Ranked:
+    parts.handle.swap(live(fake_index("r1", TOWER, pins(30)), assembly))
+    return parts.pipeline.rank(RankRequest(user_id=5, slots=4, request_id="q"))
+
+
+def writer(directory: Path, drops: list[int], **limits: float) -> RankingLogWriter:
+    return RankingLogWriter(directory, LogLimits(**limits), lambda: drops.append(1))  # type: ignore[arg-type]
+
+
+def test_every_queued_row_is_on_disk_after_close(tmp_path: Path, ranked: Ranked) -> None:
+    log = writer(tmp_path, [])
+    for _ in range(500):
+        log.append(ranked)
+    log.close()
+    rows = list(read_ranking_log(tmp_path))
+    assert len(rows) == log.written == 500
+    assert rows[0].request_id == "q"
+    assert rows[0].user_id == 5
+    assert [ad.pin_id for ad in rows[0].ads] == [100, 101, 102, 103]
+
+
+def test_the_query_vector_is_kept_exactly(tmp_path: Path, ranked: Ranked) -> None:
+    import base64
+
+    log = writer(tmp_path, [])
+    log.append(ranked)
+    log.close()
+    (row,) = read_ranking_log(tmp_path)
+    assert np.frombuffer(base64.b64decode(row.query_vector), "<f4").tolist() == ranked.query.tolist()
+    assert row.ads[0].dot == pytest.approx(1.0)
+
+
+def test_a_full_queue_drops_and_counts(tmp_path: Path, ranked: Ranked) -> None:
+    drops: list[int] = []
+    log = writer(tmp_path, drops, queue_rows=3, pause_seconds=60)
+    log.close()  # No writer any more: what is queued stays queued.
+    for _ in range(5):
+        log.append(ranked)
+    assert log.dropped == len(drops) == 2
+
+
+def test_files_are_closed_at_their_size_and_read_in_order(tmp_path: Path, ranked: Ranked) -> None:
+    log = writer(tmp_path, [], file_bytes=10_000)
+    for _ in range(200):
+        log.append(ranked)
+    log.close()
+    sizes = [path.stat().st_size for path in sorted(tmp_path.glob("*.jsonl"))]
+    assert len(sizes) > 2
+    assert recount_mixed(tmp_path) == Recount(responses=200, pairs=800, mixed=0)
+
+
+def test_a_restart_begins_a_new_file(tmp_path: Path, ranked: Ranked) -> None:
+    for _ in range(2):
+        log = writer(tmp_path, [])
+        log.append(ranked)
+        log.close()
+    assert [path.name for path in sorted(tmp_path.glob("*.jsonl"))] == ["ranking-000001.jsonl", "ranking-000002.jsonl"]
+
+
+def test_a_torn_last_line_is_passed_over_and_a_broken_one_is_not(tmp_path: Path, ranked: Ranked) -> None:
+    log = writer(tmp_path, [])
+    log.append(ranked)
+    log.close()
+    path = tmp_path / "ranking-000001.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:50])
+    assert len(list(read_ranking_log(tmp_path))) == 1
+    path.write_bytes(b"{}\n" + whole)
+    with pytest.raises(InvalidMessage):
+        list(read_ranking_log(tmp_path))
+
+
+def test_the_recount_finds_mixed_pairs(tmp_path: Path, parts: ServingParts, assembly: Assembly) -> None:
+    release = live(fake_index("r1", TOWER, pins(30)), assembly)
+    object.__setattr__(release, "query_tower", FakeTower(version("other")))
+    parts.handle.swap(release)
+    log = writer(tmp_path, [])
+    log.append(parts.pipeline.rank(RankRequest(slots=3)))
+    log.close()
+    assert recount_mixed(tmp_path) == Recount(responses=1, pairs=3, mixed=3)
+
+
+def test_the_ledger_and_the_log_agree_to_the_micro(parts: ServingParts, assembly: Assembly) -> None:
+    rng = np.random.default_rng(1)
+    attributes = pins(
+        60,
+        bid_micros=rng.integers(1_000, 50_000, 60),
+        daily_budget_micros=rng.integers(1_000, 400_000, 60),
+        advertiser_id=rng.integers(1, 9, 60),
+    )
+    parts.handle.swap(live(fake_index("r1", TOWER, attributes), assembly))
+    budgets = dict(zip(attributes["pin_id"].tolist(), attributes["daily_budget_micros"].tolist(), strict=True))
+    for _ in range(300):
+        parts.recorder.record(parts.pipeline.rank(RankRequest(slots=5)))
+    parts.recorder.ranking_log.close()
+    spent: dict[int, int] = {}
+    for row in read_ranking_log(parts.config.data / "logs"):
+        for ad in row.ads:
+            spent[ad.pin_id] = spent.get(ad.pin_id, 0) + ad.price_micros
+    assert sum(spent.values()) == parts.ledger.total_micros > 0
+    day = parts.ledger.day_of(parts.clock.now_ms())
+    assert parts.ledger.spent(day, spent) == list(spent.values())
+    assert all(micros <= budgets[pin] for pin, micros in spent.items())

@@ -1,0 +1,214 @@
+"""Swaps: only after a load that succeeded, refused ones recorded once, freshness counted from the rows."""
+
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+from index.handle import Handle
+from prometheus_client import CollectorRegistry
+
+from schemas.errors import Refused
+from serving.live_release import Assembly, Awaiting, LiveRelease, Served
+from serving.parts import ServingParts
+from serving.release_watcher import RETRY_SECONDS, ReleaseWatcher
+from serving.swaps import SwapHistory
+from serving.telemetry import ServingTelemetry
+
+from .fakes import HOUR_MS, NOON_MS, FakeClock, FakeIndex, fake_index, live, pins, version
+
+TOWER = version("tower")
+
+
+class World:
+    """A pointer that tests move, a shelf of loads, and a watcher over both."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self.clock = FakeClock()
+        self.current: str | None = None
+        self.unreadable: Exception | None = None
+        self.shelf: dict[str, FakeIndex | Exception] = {}
+        self.loads: list[str] = []
+        self.assembly = assembly
+        self.metrics = CollectorRegistry()
+        self.history = SwapHistory()
+        retired: deque[Callable[[], None]] = deque()
+        self.handle: Handle[Served] = Handle(Awaiting(), retired.append)
+        self.watcher = ReleaseWatcher(
+            self.read,
+            self.load,
+            self.handle,
+            history=self.history,
+            telemetry=ServingTelemetry(self.metrics),
+            clock=self.clock.clock(),
+            retired=retired,
+        )
+
+    def read(self) -> str | None:
+        if self.unreadable is not None:
+            raise self.unreadable
+        return self.current
+
+    def load(self, release_id: str) -> LiveRelease:
+        self.loads.append(release_id)
+        found = self.shelf[release_id]
+        if isinstance(found, Exception):
+            raise found
+        return live(found, self.assembly)
+
+    def point_at(self, release_id: str) -> None:
+        self.current = release_id
+        self.watcher.check()
+
+    def serving(self) -> str | None:
+        with self.handle.lease() as release:
+            return None if isinstance(release, Awaiting) else release.release_id
+
+
+@pytest.fixture
+def world(assembly: Assembly) -> World:
+    made = World(assembly)
+    for name in ("r1", "r2", "r3"):
+        made.shelf[name] = fake_index(name, TOWER, pins(4))
+    return made
+
+
+REFUSAL = Refused("registry_mismatch", "this", "that", "Rebuild.")
+
+
+def test_it_serves_what_current_names(world: World) -> None:
+    assert world.watcher.check() is None
+    world.point_at("r1")
+    world.point_at("r2")
+    assert world.serving() == "r2"
+    world.watcher.check()
+    assert world.loads == ["r1", "r2"]
+    assert [(swap.result, swap.release_id, swap.previous_release_id) for swap in world.history.newest_first()] == [
+        ("served", "r2", "r1"),
+        ("served", "r1", None),
+    ]
+
+
+def test_a_refused_release_leaves_the_old_one_and_is_tried_once(world: World) -> None:
+    world.shelf["r2"] = REFUSAL
+    world.point_at("r1")
+    world.point_at("r2")
+    for _ in range(100):
+        world.watcher.check()
+    assert world.serving() == "r1"
+    assert world.loads == ["r1", "r2"]
+    refused = world.history.newest_first()[0]
+    assert (refused.result, refused.code, refused.expected, refused.came, refused.fix) == (
+        "refused",
+        "registry_mismatch",
+        "this",
+        "that",
+        "Rebuild.",
+    )
+    counted = world.metrics.get_sample_value
+    assert counted("skewless_index_swaps_total", {"result": "refused", "reason": "registry_mismatch"}) == 1
+
+
+def test_a_refused_release_is_tried_again_when_current_comes_back_to_it(world: World) -> None:
+    world.point_at("r1")
+    good, world.shelf["r2"] = world.shelf["r2"], REFUSAL
+    world.point_at("r2")
+    world.point_at("r1")
+    world.shelf["r2"] = good
+    world.point_at("r2")
+    assert world.serving() == "r2"
+
+
+def test_a_failure_that_may_pass_is_repeated_later_and_less_and_less_often(world: World) -> None:
+    world.point_at("r1")
+    good, world.shelf["r2"] = world.shelf["r2"], OSError("disk")
+    world.point_at("r2")
+    world.watcher.check()
+    assert world.loads == ["r1", "r2"]
+    world.clock.steady += RETRY_SECONDS[0]
+    world.watcher.check()
+    world.clock.steady += RETRY_SECONDS[0]
+    world.watcher.check()
+    assert world.loads == ["r1", "r2", "r2"]
+    assert world.history.newest_first()[0].code == "load_failed"
+    assert world.serving() == "r1"
+    world.shelf["r2"] = good
+    world.clock.steady += RETRY_SECONDS[1]
+    world.watcher.check()
+    assert world.serving() == "r2"
+
+
+def test_a_failing_release_does_not_hold_up_another(world: World) -> None:
+    world.shelf["r1"] = MemoryError()
+    world.point_at("r1")
+    world.point_at("r2")
+    assert world.serving() == "r2"
+
+
+def test_a_pointer_that_cannot_be_read_is_complained_about_once(world: World) -> None:
+    world.point_at("r1")
+    world.unreadable = OSError("no such disk")
+    for _ in range(10):
+        world.watcher.check()
+    assert [swap.release_id for swap in world.history.newest_first()] == ["CURRENT", "r1"]
+    world.unreadable = None
+    world.point_at("r2")
+    assert world.serving() == "r2"
+
+
+def test_a_release_that_does_not_fit_is_never_swapped_in(world: World) -> None:
+    misfit = fake_index("r2", TOWER, pins(4))
+    misfit.manifest = misfit.manifest.model_copy(update={"tower_version": version("other")})
+    world.shelf["r2"] = misfit
+    world.point_at("r1")
+    world.point_at("r2")
+    assert world.serving() == "r1"
+    assert world.history.newest_first()[0].code == "tower_version_mismatch"
+
+
+def test_event_to_servable_counts_the_rows_newer_than_the_release_before(world: World) -> None:
+    ingested = [NOON_MS - HOUR_MS, NOON_MS - 60_000, NOON_MS - 20_000, NOON_MS - 10_000]
+    world.shelf["r1"] = fake_index("r1", TOWER, pins(4), newest_ms=NOON_MS - HOUR_MS)
+    world.shelf["r2"] = fake_index("r2", TOWER, pins(4, ingested_at_ms=ingested), newest_ms=ingested[-1])
+    world.point_at("r1")
+    assert world.history.newest_first()[0].freshness is None
+    world.point_at("r2")
+    freshness = world.history.newest_first()[0].freshness
+    assert freshness is not None
+    assert (freshness.rows, freshness.p50_seconds) == (3, 20.0)
+    counted = world.metrics.get_sample_value
+    assert counted("skewless_event_to_servable_seconds_count") == 3
+    assert counted("skewless_event_to_servable_seconds_sum") == 90
+    assert counted("skewless_event_to_servable_seconds_bucket", {"le": "15.0"}) == 1
+    assert counted("skewless_event_to_servable_seconds_bucket", {"le": "60.0"}) == 3
+
+
+def test_metrics_name_only_the_served_release(world: World) -> None:
+    world.shelf["r2"] = fake_index("r2", version("next"), pins(6, input_mask=[1, 1, 1, 3, 3, 3]))
+    world.point_at("r1")
+    world.point_at("r2")
+    value = world.metrics.get_sample_value
+    assert value("skewless_index_embeddings", {"tier": "realtime", "version": TOWER[:12]}) is None
+    assert value("skewless_index_embeddings", {"tier": "realtime", "version": version("next")[:12]}) == 6
+    assert value("skewless_index_aligned_ratio", {"tier": "realtime"}) == 1
+    assert value("skewless_feature_coverage_ratio", {"feature": "price"}) == 1
+    assert value("skewless_feature_coverage_ratio", {"feature": "content"}) == 0.5
+
+
+def test_the_old_release_is_let_go_by_the_watcher_after_its_last_lease(world: World) -> None:
+    first = world.shelf["r1"]
+    assert isinstance(first, FakeIndex)
+    world.point_at("r1")
+    with world.handle.lease():
+        world.point_at("r2")
+        world.watcher.check()
+        assert not first.closed
+    assert not first.closed
+    world.watcher.check()
+    assert first.closed
+
+
+def test_the_thread_follows_current_and_stops(world: World, parts: ServingParts) -> None:
+    world.current = "r1"
+    world.watcher.start(poll_seconds=60.0)
+    world.watcher.close()
+    assert world.loads in ([], ["r1"])

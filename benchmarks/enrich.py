@@ -71,7 +71,7 @@ def _faust_topics() -> dict[str, int]:
 def _random_tower(root: Path) -> str:
     """A tower of the real size with random weights: its speed does not depend on what it has learnt."""
     model = TwoTower(registry(), TowerConfig())
-    notes = CheckpointNotes(trained_from_ms=0, trained_until_ms=0, seed=SEED)
+    notes = CheckpointNotes(registry().content_hash, trained_from_ms=0, trained_until_ms=0, seed=SEED)
     return save_checkpoint(root, model, notes).tower_version
 
 
@@ -94,7 +94,7 @@ class _Run:
     def faust(self) -> Rate:
         """The Faust worker, one process."""
         command = self._command("benchmarks.enrich_faust", FAUST_GROUP, self._data / "faust", 1)
-        with _running([[*command, "worker", "--without-web"]]):
+        with _running([command]):
             return self._watch(FAUST_GROUP)
 
     def _watch(self, group: str) -> Rate:

@@ -30,7 +30,7 @@ _NUMBERS = (
 )  # fmt: skip
 
 
-class PinChanged(faust.Record, serializer="json"):  # type: ignore[misc, call-arg]  # faust has no types
+class PinChanged(faust.Record, serializer="json"):
     """The fields that the benchmark's events have."""
 
     pin_id: int
@@ -121,6 +121,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     app = build_app(arguments, PinTower.load(arguments.towers, arguments.version, registry()))
     app.finalize()
+    # NOTE: otherwise Faust opens port 6066 on every address of the host.
     app.conf.web_enabled = False
     faust.Worker(app, loglevel="warning").execute_from_commandline()
 

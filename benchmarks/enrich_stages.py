@@ -14,7 +14,7 @@ from models.predictor import PinTower
 from schemas.topics import PIN_CHANGED
 from streams.decoding import DecodedBatch, decode_source
 from streams.embedded_rows import EmbeddedRows, embedded_rows
-from streams.enrichment import embed_rows
+from streams.enrichment import TowerOutput, embed_rows
 from streams.kafka import KafkaSettings, consumer_config
 from streams.outlet import Outlet
 from streams.pin_fold import FoldedPins, fold_pins
@@ -59,7 +59,7 @@ def stages(
     rates["state"] = _rate(events, lambda: folded.extend(_fold(store, batches, decoded)))
     store.close()
     tower.embed(folded[0].records)
-    outputs = []
+    outputs: list[TowerOutput] = []
     rates["tower"] = _rate(events, lambda: outputs.extend(embed_rows(tower, one.records) for one in folded))
 
     def encode() -> None:

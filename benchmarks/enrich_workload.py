@@ -25,7 +25,7 @@ FIRST_MS = 1_700_000_000_000
 
 
 def events(count: int, seed: int) -> list[tuple[bytes, bytes]]:
-    """(key, value) of `count` partial updates over `PINS` Pins: attributes, placements and a content vector."""
+    """(key, value) of `count` partial updates over `PINS` Pins: attributes, placements, content."""
     rng = np.random.default_rng(seed)
     vectors = [encode_fp16(row.tolist()) for row in rng.normal(size=(_VECTORS, CONTENT_DIMENSION))]
     pins = rng.integers(0, PINS, count).tolist()
@@ -66,7 +66,8 @@ def broker(extra_topics: dict[str, int]) -> Iterator[Broker]:
         settings = KafkaSettings(bootstrap_servers=address)
         ensure_topics(settings)
         new = [NewTopic(name, partitions, 1) for name, partitions in extra_topics.items()]
-        for future in AdminClient({"bootstrap.servers": address}).create_topics(new).values() if new else ():
+        admin = AdminClient({"bootstrap.servers": address})
+        for future in admin.create_topics(new).values() if new else ():
             future.result(15)
         yield Broker(settings, "Kafka")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from features.definitions import registry
 from features.pin_state import STATUS_CODES, empty_records
@@ -21,12 +20,13 @@ from index.releases import ReleaseStore
 from index.snapshots import ATTRIBUTES, SnapshotRows, write_snapshot
 from models.checkpoint import CheckpointNotes, save_checkpoint
 from models.predictor import PinTower
-from models.towers import TowerConfig, TwoTower
+from models.towers import TowerConfig, fresh_towers
 from schemas.manifests import TowerManifest
 
 HOUR_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000
 NOW_MS = HOUR_MS + 3_600_000
 USERS = 1_000
+_CATEGORIES = 2_000
 
 Records = npt.NDArray[np.void]
 
@@ -50,19 +50,26 @@ def catalogue(count: int, seed: int) -> Catalogue:
     pins["status"] = np.where(rng.random(count) < 0.05, STATUS_CODES["paused"], STATUS_CODES["active"])
     pins["ends_at_ms"] = np.where(rng.random(count) < 0.05, HOUR_MS, 0)
     pins["target_ages"] = np.where(rng.random(count) < 0.2, rng.integers(1, 64, count), 0)
-    pins["category_l3"] = rng.integers(1, 2**32, 2_000, np.uint32)[rng.integers(0, 2_000, count)]
+    category = rng.integers(0, _CATEGORIES, count)
+    pins["category_l3"] = rng.integers(1, 2**32, _CATEGORIES, np.uint32)[category]
     pins["brand"] = rng.integers(1, 2**32, 2, np.uint32)[rng.integers(0, 2, count)]
-    pins["title_tokens"][:, :4] = rng.integers(1, 2**32, (5_000,), np.uint32)[rng.integers(0, 5_000, (count, 4))]
-    pins["content_embedding"] = rng.standard_normal((count, pins["content_embedding"].shape[1]), np.float32)
+    pins["title_tokens"][:, :4] = rng.integers(1, 2**32, (5_000,), np.uint32)[
+        rng.integers(0, 5_000, (count, 4))
+    ]
+    # Pins of a category resemble each other, so an inverted-file index finds lists to skip, as in real data.
+    centres = rng.standard_normal((_CATEGORIES, pins["content_embedding"].shape[1]), np.float32)
+    noise = rng.standard_normal((count, centres.shape[1]), np.float32)
+    pins["content_embedding"] = centres[category] + np.float32(0.3) * noise
     pins["ingested_at_ms"] = HOUR_MS - rng.integers(0, 3_600_000, count)
     pins["occurred_at_ms"] = pins["ingested_at_ms"]
-    return Catalogue(pins, pa.array([f"Synthetic Pin {number}" for number in range(1, count + 1)], pa.string()))
+    return Catalogue(
+        pins, pa.array([f"Synthetic Pin {number}" for number in range(1, count + 1)], pa.string())
+    )
 
 
 def save_tower(data: Path, seed: int) -> TowerManifest:
     """An untrained checkpoint; another seed is another version."""
-    torch.manual_seed(seed)
-    model = TwoTower(registry(), TowerConfig())
+    model = fresh_towers(registry(), TowerConfig(id_scale=0.02, table_scale=0.3), seed)
     notes = CheckpointNotes(registry().content_hash, HOUR_MS - 1, HOUR_MS, seed)
     return save_checkpoint(data / "towers", model, notes)
 

@@ -60,7 +60,9 @@ def measure(data: Path, size: int, requests: int) -> dict[str, Any]:
         for number in range(WARM_UP):
             _ask(connection, number)
             kernels(number)
-        pairs = [(_timed(lambda n=n: _ask(connection, n)), _timed(lambda n=n: kernels(n))) for n in range(requests)]
+        pairs = [
+            (_timed(lambda n=n: _ask(connection, n)), _timed(lambda n=n: kernels(n))) for n in range(requests)
+        ]
         found = _compared(np.array(pairs))
         found["requests_per_second"] = _throughput(server)
         found["connections"] = CONNECTIONS

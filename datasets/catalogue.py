@@ -51,7 +51,7 @@ def content_embeddings(texts: pl.Series, seed: int = 0) -> npt.NDArray[np.float1
     )["code"]
     vectoriser = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"[A-Za-z0-9]+", sublinear_tf=True)
     weights = vectoriser.fit_transform(distinct.to_list()).astype(np.float32)
-    size = min(CONTENT_DIMENSION, weights.shape[1] - 1)
+    size = min(CONTENT_DIMENSION, *(length - 1 for length in weights.shape))
     svd = TruncatedSVD(size, n_iter=3, random_state=seed)
     reduced = svd.fit_transform(weights)
     reduced /= np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-9)

@@ -27,6 +27,7 @@ from serving.pipeline import FunnelPolicy
 from serving.telemetry import ServingTelemetry
 from streams.cut_policy import CutPolicy, EventTimeCut, WallClockCut
 from streams.cutter import Cutter, CutterSettings, Surroundings
+from streams.embedded_topic import KafkaEmbeddedTopic
 from streams.kafka import KafkaSettings, consumer_config
 from streams.outlet import Outlet
 from streams.telemetry import EnrichmentTelemetry
@@ -131,7 +132,7 @@ def snapshot_cutter(
     kafka = kafka_settings(settings)
     consumer = Consumer(consumer_config(kafka, kafka.cutter_group))
     cutter = Cutter(
-        consumer,
+        KafkaEmbeddedTopic(consumer),
         CutterSettings(settings.snapshots_dir, settings.tier),
         cut_policy(settings),
         Surroundings(lambda: live_manifests(settings), now_ms, Outlet(kafka, "cutter"), on_snapshot),

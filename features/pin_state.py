@@ -250,6 +250,42 @@ def _vectors(series: pl.Series) -> npt.NDArray[np.generic]:
     return vectors
 
 
+def unreadable_rows(frame: pl.DataFrame) -> set[int]:
+    """The rows of a batch for which `changes_from_frame` would refuse it."""
+    bad: set[int] = set()
+    for name, good in (("content_embedding", _good_vectors), ("offsite_visits", _nested)):
+        if name in frame.columns and frame[name].null_count() < frame.height:
+            rows = np.flatnonzero(frame[name].is_not_null().to_numpy())
+            bad.update(rows[~good(frame[name].drop_nulls())].tolist())
+    return bad
+
+
+def _good_vectors(series: pl.Series) -> npt.NDArray[np.bool_]:
+    """Which texts or lists are vectors of the right size with nothing but fp16 numbers in them."""
+    if series.dtype == pl.String:
+        series = series.str.decode("base64", strict=False)
+        sizes, expected = series.bin.size(), 2 * CONTENT_DIMENSION
+    else:
+        sizes, expected = series.list.len(), CONTENT_DIMENSION
+    good: npt.NDArray[np.bool_] = (sizes == expected).fill_null(False).to_numpy(writable=True)
+    kept = series.filter(pl.Series(good))
+    if kept.dtype == pl.Binary:
+        vectors = np.frombuffer(b"".join(kept.to_list()), "<f2")
+    else:
+        with np.errstate(over="ignore"):
+            vectors = kept.explode(empty_as_null=False).to_numpy().astype("<f2")
+    good[good] = np.isfinite(vectors.reshape(-1, CONTENT_DIMENSION)).all(axis=1)
+    return good
+
+
+def _nested(series: pl.Series) -> npt.NDArray[np.bool_]:
+    """Which windows do not fall; a list of another length is not one of them."""
+    good: npt.NDArray[np.bool_] = (series.list.len() == len(VISIT_WINDOWS_DAYS)).to_numpy(writable=True)
+    counts = series.filter(pl.Series(good)).explode(empty_as_null=False).to_numpy().astype(np.int64)
+    good[good] = (np.diff(counts.reshape(-1, len(VISIT_WINDOWS_DAYS)), axis=1) >= 0).all(axis=1)
+    return good
+
+
 _CONVERTERS: dict[str, Callable[[pl.Series], npt.NDArray[np.generic]]] = {
     "status": _status,
     "category_l1": _hashes,

@@ -47,10 +47,10 @@ def _newton_step(
     design: npt.NDArray[np.float64], target: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Hessian^-1 gradient of the mean log loss, at most 2 in length: far away Newton's step overshoots."""
-    probability = 1 / (1 + np.exp(-np.clip(design @ weights, -700, 700)))
+    probability: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(design @ weights, -700, 700)))
     gradient = design.T @ (probability - target) / len(target)
     curvature = probability * (1 - probability)
     hessian = (design * curvature[:, None]).T @ design / len(target) + _RIDGE * np.eye(2)
-    step = np.linalg.solve(hessian, gradient)
+    step: npt.NDArray[np.float64] = np.linalg.solve(hessian, gradient).astype(np.float64)
     shortened: npt.NDArray[np.float64] = step * min(1.0, 2.0 / max(float(np.linalg.norm(step)), 1e-12))
     return shortened

@@ -131,11 +131,10 @@ def load_towers(root: Path, version: str, registry: FeatureRegistry) -> tuple[Tw
 
 
 def _blank(registry: FeatureRegistry, manifest: TowerManifest) -> TwoTower:
-    """A model of the manifest's sizes whose weights take no memory. Raises Refused for a foreign config."""
+    """A model of the manifest's sizes, its tables not yet filled. Raises Refused for a foreign config."""
     try:
         config = TowerConfig(**manifest.config)  # type: ignore[arg-type]
-        with torch.device("meta"):
-            model = TwoTower(registry, config)
+        model = TwoTower(registry, config)
     except (TypeError, RuntimeError, ValueError) as error:
         raise Refused(
             "tower_config",

@@ -49,7 +49,7 @@ class PinNet(nn.Module):
     def __init__(self, inputs: TowerInputs, config: TowerConfig) -> None:
         super().__init__()
         layout = inputs.pin_layout
-        self.table = _table(layout.rows, config.hidden, config.table_scale)
+        self.table = _table(layout.rows, config.hidden)
         self.dense = nn.Linear(layout.dense_width, config.hidden)
         self.out = nn.Linear(config.hidden, config.dimension)
 
@@ -66,9 +66,8 @@ class QueryNet(nn.Module):
     def __init__(self, inputs: TowerInputs, config: TowerConfig) -> None:
         super().__init__()
         layout = inputs.query_layout
-        self.categories = nn.Embedding(CATEGORY_BUCKETS[2], config.dimension, sparse=True)
-        nn.init.normal_(self.categories.weight, std=config.table_scale)
-        self.table = _table(layout.rows, config.hidden, config.table_scale)
+        self.categories = _embedding(CATEGORY_BUCKETS[2], config.dimension)
+        self.table = _table(layout.rows, config.hidden)
         self.history = nn.Linear(2 * config.dimension, config.hidden)
         self.dense = nn.Linear(layout.dense_width, config.hidden)
         self.out = nn.Linear(config.hidden, config.dimension)
@@ -97,14 +96,17 @@ class QueryNet(nn.Module):
 
 
 class TwoTower(nn.Module):
-    """Both towers over one id table. `config` and the registry decide every shape."""
+    """Both towers over one id table. `config` and the registry decide every shape.
+
+    NOTE: the tables' memory is not initialised, so that loading a checkpoint does not fill 130,000 rows
+    only to replace them; a model to train comes from `fresh_towers`.
+    """
 
     def __init__(self, registry: FeatureRegistry, config: TowerConfig) -> None:
         super().__init__()
         self.config = config
         self.inputs = TowerInputs.of(registry)
-        self.ids = nn.Embedding(PIN_BUCKETS, config.dimension, sparse=True)
-        nn.init.normal_(self.ids.weight, std=config.id_scale)
+        self.ids = _embedding(PIN_BUCKETS, config.dimension)
         self.pin = PinNet(self.inputs, config)
         self.query = QueryNet(self.inputs, config)
 
@@ -140,7 +142,19 @@ class TwoTower(nn.Module):
         return [parameter for parameter in self.parameters() if id(parameter) not in sparse]
 
 
-def _table(rows: int, width: int, scale: float) -> nn.EmbeddingBag:
-    table = nn.EmbeddingBag(rows, width, mode="sum", sparse=True)
-    nn.init.normal_(table.weight, std=scale)
-    return table
+def fresh_towers(registry: FeatureRegistry, config: TowerConfig, seed: int) -> TwoTower:
+    """A model to train, the same for the same seed. Seeds torch's global generator."""
+    torch.manual_seed(seed)
+    model = TwoTower(registry, config)
+    nn.init.normal_(model.ids.weight, std=config.id_scale)
+    for table in (model.pin.table.weight, model.query.categories.weight, model.query.table.weight):
+        nn.init.normal_(table, std=config.table_scale)
+    return model
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    return nn.Embedding(rows, width, sparse=True, _weight=torch.empty(rows, width))
+
+
+def _table(rows: int, width: int) -> nn.EmbeddingBag:
+    return nn.EmbeddingBag(rows, width, mode="sum", sparse=True, _weight=torch.empty(rows, width))

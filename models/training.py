@@ -20,7 +20,7 @@ from features.registry import FeatureRegistry
 from .inputs import PinBatch, QueryBatch
 from .losses import sampled_softmax
 from .optimisers import RowAdagrad
-from .towers import TowerConfig, TwoTower
+from .towers import TowerConfig, TwoTower, fresh_towers
 
 Indices = npt.NDArray[np.intp]
 
@@ -138,8 +138,7 @@ class _Learner:
     """The model, its optimisers and the prepared features."""
 
     def __init__(self, examples: Examples, config: TrainingConfig, registry: FeatureRegistry) -> None:
-        torch.manual_seed(config.seed)
-        self.model = TwoTower(registry, config.tower)
+        self.model = fresh_towers(registry, config.tower, config.seed)
         inputs = self.model.inputs
         self._pins = inputs.pin_batch(inputs.pin_values(examples.pins))
         self._queries = inputs.query_batch(inputs.query_values(examples.users, examples.contexts))

@@ -7,7 +7,7 @@ Arrow does not).
 """
 
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import orjson
@@ -69,7 +69,11 @@ class BatchDecoder:
         properties = model.model_json_schema()["properties"]
         self._columns: dict[str, Any] = dict(columns)
         self._required = [name for name, field in model.model_fields.items() if field.is_required()]
-        self._rules = {name: _rules(name, _spec(properties[name])) for name in model.model_fields}
+        self._row_rules = {name: _rules(name, _spec(properties[name])) for name in model.model_fields}
+        self._rules = {
+            name: [rule.any(ignore_nulls=True).alias(f"{name}#{number}") for number, rule in enumerate(rules)]
+            for name, rules in self._row_rules.items()
+        }
         self._vectors = [name for name in model.model_fields if _is_vector(_spec(properties[name]))]
         self._texts = [
             name
@@ -84,6 +88,16 @@ class BatchDecoder:
         Vectors come as base64 text or as lists of numbers, whichever the batch holds.
         Raises UndecodableBatch when any message is not provably a valid event.
         """
+        frame = self.parse(values)
+        self._validate(frame)
+        self._check_texts(frame, values)
+        return frame
+
+    def parse(self, values: Sequence[bytes]) -> pl.DataFrame:
+        """The first half of `decode`: the columns, not yet checked against the declaration.
+
+        Raises UndecodableBatch when a message is not JSON or a value has not its field's type.
+        """
         payload = b"\n".join(values)
         if payload.count(b"\n") != len(values) - 1:
             raise UndecodableBatch("a message holds a line break")
@@ -93,9 +107,15 @@ class BatchDecoder:
             raise UndecodableBatch(str(error)[:200]) from error
         if frame.height != len(values):
             raise UndecodableBatch(f"{len(values)} messages gave {frame.height} rows")
-        self._validate(frame)
-        self._check_texts(frame, values)
         return frame
+
+    def broken_rows(self, frame: pl.DataFrame, values: Sequence[bytes]) -> set[int]:
+        """The rows of a parsed batch for which `decode` would refuse it."""
+        filled = [name for name in frame.columns if frame[name].null_count() < frame.height]
+        rules = [rule for name in filled for rule in self._row_rules[name]]
+        rules += [pl.col(name).is_null() for name in self._required]
+        broken = frame.select(pl.any_horizontal([rule.fill_null(False) for rule in rules]).alias("broken"))
+        return set(broken["broken"].arg_true()) | set(self._rows_without_text(frame, values))
 
     def _read(self, payload: bytes) -> pl.DataFrame:
         frame = pl.read_ndjson(payload, schema=self._columns)
@@ -109,11 +129,16 @@ class BatchDecoder:
 
         Only rows whose text looks like that are parsed again, so plain batches pay for one search.
         """
-        texts = [name for name in self._texts if frame.schema[name] == pl.String]
-        for name in texts:
+        for row in self._rows_without_text(frame, values):
+            raise UndecodableBatch(f"a text field holds something else in message {row}")
+
+    def _rows_without_text(self, frame: pl.DataFrame, values: Sequence[bytes]) -> Iterator[int]:
+        for name in self._texts:
+            if frame.schema[name] != pl.String or frame[name].null_count() == frame.height:
+                continue
             for row in frame[name].str.contains(_NO_TEXT).arg_true():
                 if not _holds_text(values[row], name):
-                    raise UndecodableBatch(f"{name} is no text in message {row}")
+                    yield row
 
     def _validate(self, frame: pl.DataFrame) -> None:
         nulls = frame.null_count().row(0)
@@ -150,7 +175,7 @@ def _is_vector(spec: dict[str, Any]) -> bool:
 
 
 def _rules(name: str, spec: dict[str, Any]) -> list[pl.Expr]:
-    """Expressions that are true when some row of the column breaks the declaration."""
+    """Expressions that are true in the rows of the column that break the declaration."""
     column = pl.col(name)
     broken: list[pl.Expr] = []
     if "minimum" in spec:
@@ -170,7 +195,7 @@ def _rules(name: str, spec: dict[str, Any]) -> list[pl.Expr]:
         broken.append(~column.is_in(spec["enum"]))
     if spec.get("type") == "array":
         broken += _array_rules(column, spec)
-    return [rule.any(ignore_nulls=True).alias(f"{name}#{number}") for number, rule in enumerate(broken)]
+    return broken
 
 
 def _array_rules(column: pl.Expr, spec: dict[str, Any]) -> list[pl.Expr]:

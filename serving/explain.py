@@ -152,7 +152,7 @@ def _retrieval_fate(ranked: Ranked, pin_id: int, release: LiveRelease | None) ->
     if release is None:
         text = "its release is not served any more; at that time it was filtered out or not retrieved"
         return PinFate(pin_id=pin_id, stage="retrieval", outcome="release_gone", reason=text)
-    rows = np.flatnonzero(release.pin_ids == pin_id)
+    rows = np.flatnonzero(release.ads.pin_id == pin_id)
     if not len(rows):
         text = "the release's index does not hold this Pin"
         return PinFate(pin_id=pin_id, stage="retrieval", outcome="not_in_index", reason=text)

@@ -190,9 +190,9 @@ class Pipeline:
             provenance=provenance(release),
             asker=asker,
             query=query,
-            retrieved_pins=release.pin_ids[retrieved.rows],
+            retrieved_pins=release.ads.pin_id[retrieved.rows],
             retrieved_dots=dots,
-            shortlist_pins=release.pin_ids[shortlist.rows],
+            shortlist_pins=release.ads.pin_id[shortlist.rows],
             sale=sale,
             ads=sold(release, shortlist, sale),
             stages=tuple(laps.stages),
@@ -203,9 +203,9 @@ class Pipeline:
         self, release: LiveRelease, shortlist: Shortlist, slots: int, at_ms: int, laps: _Laps
     ) -> AuctionResult:
         """Hold the auction over what the ledger says is left, and charge the winners, under one lock."""
-        ads = release.index.attributes[shortlist.rows]
-        pins, advertisers = ads["pin_id"], ads["advertiser_id"]
-        bids, budgets = ads["bid_micros"], ads["daily_budget_micros"]
+        ads, rows = release.ads, shortlist.rows
+        pins, advertisers = ads.pin_id[rows], ads.advertiser_id[rows]
+        bids, budgets = ads.bid_micros[rows], ads.daily_budget_micros[rows]
         parts = pctr_parts_per_billion(shortlist.pctr)
         day = self._ledger.day_of(at_ms)
         with self._ledger.lock:
@@ -218,8 +218,8 @@ class Pipeline:
         left[won] -= np.array(prices, np.int64)
         spent_out = np.flatnonzero(left < bids)
         if len(spent_out):
-            release.eligibility.exhaust(day, shortlist.rows[spent_out])
-        laps.lap("auction", len(ads), len(sale.wins), sale.dropped())
+            release.eligibility.exhaust(day, rows[spent_out])
+        laps.lap("auction", len(rows), len(sale.wins), sale.dropped())
         return sale
 
 
@@ -289,18 +289,18 @@ def sold(release: LiveRelease, shortlist: Shortlist, sale: AuctionResult) -> tup
     """The winners, best first, in plain values."""
     won = [win.row for win in sale.wins]
     rows = shortlist.rows[won]
-    ads = release.index.attributes[rows]
+    ads = release.ads
     titles, versions = release.index.titles, release.index.versions
     return tuple(
         map(
             Sold,
-            ads["pin_id"].tolist(),
-            ads["advertiser_id"].tolist(),
+            ads.pin_id[rows].tolist(),
+            ads.advertiser_id[rows].tolist(),
             [versions[code] for code in release.index.version_code[rows].tolist()],
             [titles[row].as_py() or "" for row in rows.tolist()],
             shortlist.dots[won].tolist(),
             shortlist.pctr[won].tolist(),
-            ads["bid_micros"].tolist(),
+            ads.bid_micros[rows].tolist(),
             [win.price_micros for win in sale.wins],
             [win.priced_by_pin for win in sale.wins],
         )

@@ -85,7 +85,7 @@ def live_status(release: LiveRelease, now_ms: int) -> LiveStatus:
         pin_tower_version=pins,
         aligned=list(release.version_mix) == [query],
         index_kind=manifest.index.kind,
-        rows=len(release.pin_ids),
+        rows=len(release),
         dimension=manifest.index.dimension,
         version_mix=release.version_mix,
         feature_coverage=release.coverage,

@@ -150,7 +150,7 @@ class ServingTelemetry:
             gauge.clear()
         for version, rows in release.version_mix.items():
             self._embeddings.labels(manifest.tier, version[:_VERSION_DIGITS]).set(rows)
-        self._aligned.labels(manifest.tier).set(release.version_mix.get(tower, 0) / len(release.pin_ids))
+        self._aligned.labels(manifest.tier).set(release.version_mix.get(tower, 0) / len(release))
         self._tower.labels(tower[:_VERSION_DIGITS]).set(1)
         self._release.labels(manifest.release_id, manifest.snapshot_id, manifest.tier).set(1)
         for feature, ratio in release.coverage.items():

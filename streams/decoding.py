@@ -2,13 +2,14 @@
 
 A clean batch is decoded with one call. A batch that the bulk decoder refuses is screened row by row
 for what is cheap to see (syntax, missing fields, wrong types), the suspects are read by pydantic, and
-only what is left of it is cut into parts to corner the others. What pydantic accepts, whatever it
-looks like, is written anew in the form that the bulk decoder reads: nothing valid is turned down.
+the rules then point at rows. Only what is left after that is cut into parts to corner the others.
+What pydantic accepts, whatever it looks like, is written anew in the form that the bulk decoder
+reads: nothing valid is turned down.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -16,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel
 
-from features.pin_state import Changes, changes_from_frame
+from features.pin_state import Changes, changes_from_frame, unreadable_rows
 from schemas.batch import UndecodableBatch, arrow_schema
 from schemas.codec import MAX_EVENT_BYTES, decode, encode
 from schemas.errors import DeadLetterReason, InvalidMessage
@@ -96,18 +97,49 @@ class _Isolation:
 
     def decode(self) -> DecodedBatch:
         """Find the bad rows, decode the others in one go."""
-        self._screen()
-        if self._refusal(list(self.values)) is not None:
-            self._corner(list(self.values))
+        frame = self._parsed()
         rows = list(self.values)
+        values = list(self.values.values())
+        suspects = self.batch.source.decoder.broken_rows(frame, values) | unreadable_rows(frame)
+        if any([self._read_single(rows[place], values[place]) for place in sorted(suspects)]):
+            frame = self._anew()
+        elif suspects:
+            frame = frame.filter(~pl.int_range(frame.height, eager=True).is_in(sorted(suspects)))
+        return self._decoded(frame)
+
+    def _parsed(self) -> pl.DataFrame:
+        """Columns of every row that parses; rows that do not are read by pydantic."""
+        try:
+            if _of_plain_size(self.batch.values):
+                self.values = dict(enumerate(cast(Sequence[bytes], self.batch.values)))
+                return self._parse()
+        except UndecodableBatch:
+            pass
+        self._screen()
+        try:
+            return self._parse()
+        except UndecodableBatch:
+            self._corner(list(self.values))
+        try:
+            return self._parse()
+        except UndecodableBatch:
+            return self._anew()
+
+    def _parse(self) -> pl.DataFrame:
+        return self.batch.source.decoder.parse(list(self.values.values()))
+
+    def _anew(self) -> pl.DataFrame:
+        """Everything that is left, some of it rewritten; what is refused now is cornered in bulk form."""
+        rows = list(self.values)
+        if self._refusal(rows) is not None:
+            self._corner(rows)
+            rows = list(self.values)
         if (refusal := self._refusal(rows)) is not None:
             self._turn_down_unreadable(rows, refusal)
-            rows = list(self.values)
-        return self._decoded(rows)
+        return self._frame(list(self.values))
 
-    def _decoded(self, rows: list[int]) -> DecodedBatch:
-        frame = self._frame(rows)
-        batch_rows = np.array(rows, np.int64)
+    def _decoded(self, frame: pl.DataFrame) -> DecodedBatch:
+        batch_rows = np.array(list(self.values), np.int64)
         kept, mismatched = _check_keys(self.batch, frame, batch_rows)
         changes = _changes(self.batch.source, frame, kept)
         letters = sorted(self.letters + mismatched, key=lambda letter: letter.row)
@@ -128,6 +160,7 @@ class _Isolation:
 
     def _screen(self) -> None:
         """Read by pydantic every row that does not have the plain form: suspects, in one cheap pass."""
+        self.values.clear()
         kinds, required = _kinds(self.batch.source.model)
         known: dict[tuple[object, ...], bool] = {}
         for row, value in enumerate(self.batch.values):
@@ -136,13 +169,16 @@ class _Isolation:
             else:
                 self.values[row] = value
 
-    def _read_single(self, row: int, value: bytes | None) -> None:
+    def _read_single(self, row: int, value: bytes | None) -> bool:
+        """Whether pydantic accepts it."""
         self.single_decodes += 1
         try:
             self.values[row] = encode(decode(self.batch.source.model, value))
         except InvalidMessage as error:
             self.values.pop(row, None)
             self.letters.append(dead_letter(self.batch, row, error.reason, error.detail))
+            return False
+        return True
 
     def _corner(self, rows: list[int]) -> None:
         """Cut a refused set of rows into parts until only a few rows of each are left to read singly."""

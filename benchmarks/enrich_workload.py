@@ -12,11 +12,11 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in __all__
 
-from benchmarks.local_kafka import local_kafka
 from schemas.topics import PIN_CHANGED
 from schemas.vectors import CONTENT_DIMENSION, encode_fp16
 from streams.embedded_broker import EmbeddedBroker, default_topics
 from streams.kafka import KafkaSettings, ensure_topics, producer_config
+from streams.local_kafka import local_kafka
 
 PINS = 100_000
 _VECTORS = 2048

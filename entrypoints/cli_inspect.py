@@ -7,7 +7,7 @@ import typer
 
 from features.definitions import registry
 from schemas.codec import json_schema
-from schemas.errors import Refused
+from schemas.errors import Refused, RetryableError
 from schemas.topics import TOPICS
 
 from .output import Output
@@ -94,10 +94,17 @@ def rank(
     Example: skewless rank --user 1228 --slots 3
     """
     from schemas.ranking import RankRequest  # noqa: PLC0415 - keeps `--help` quick
-    from skewless_client import RankClient  # noqa: PLC0415
+    from skewless_client import RankClient, RankError  # noqa: PLC0415
 
-    with RankClient(url) as client:
-        response = client.rank(RankRequest(user_id=user, slots=slots))
+    try:
+        with RankClient(url) as client:
+            response = client.rank(RankRequest(user_id=user, slots=slots))
+    except RankError as error:
+        if error.status in (None, 503):
+            raise RetryableError(f"{error}; is `skewless serve` running at {url}?") from error
+        raise Refused(
+            "rank_refused", "ranked ads", str(error), error.hint or "See the server's log."
+        ) from error
     if as_json:
         Output(True).data(response.model_dump(mode="json"))
         return

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,8 +14,11 @@ from .output import Output, messages, progress
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from models.training import Progress as TrainingProgress
 
+Live = Literal["no", "serving", "candidate"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MetricsPort = Annotated[int, typer.Option(help="Serve Prometheus metrics on this loopback port; 0: do not.")]
 
@@ -36,9 +39,9 @@ def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-def _serve_metrics(port: int) -> "object":
+def _serve_metrics(port: int) -> "CollectorRegistry":
     """A Prometheus registry, served on loopback when a port is given."""
-    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415
+    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 - only when run
 
     metrics = CollectorRegistry()
     if port:
@@ -131,7 +134,9 @@ def train(
     first_week: Annotated[int, typer.Option(min=1, max=52, help="First week of the year to train on.")] = 1,
     last_week: Annotated[int, typer.Option(min=1, max=51, help="Last week to train on.")] = 26,
     held_out_weeks: Annotated[int, typer.Option(min=1, max=26, help="Weeks after it to judge on.")] = 2,
-    live: Annotated[str, typer.Option(help="Name it in LIVE: no, serving or candidate.")] = "no",
+    live: Annotated[
+        Live, typer.Option(help="Name it in LIVE, as the serving tower or as a candidate.")
+    ] = "no",
     name: Annotated[str, typer.Option(help="What the result file is called.")] = "last",
     as_json: Json = False,
 ) -> None:
@@ -143,8 +148,6 @@ def train(
 
     from .training import train_tower  # noqa: PLC0415
 
-    if live not in ("no", "serving", "candidate"):
-        raise typer.BadParameter("takes no, serving or candidate", param_hint="--live")
     split = TimeSplit(first_week, last_week, held_out_weeks)
     with progress() as bars:
         task = bars.add_task("train", total=None, note="reading the data set")

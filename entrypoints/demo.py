@@ -161,7 +161,7 @@ def _free_port(wanted: int) -> int:
 
 
 class _own_directory:
-    """Empties the demo's directory and keeps other demos out of it. Raises Refused for somebody else's files."""
+    """Empties the demo's directory and keeps other demos out. Raises Refused for other people's files."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -74,7 +74,7 @@ def _samples(world: DemoWorld, url: str) -> list[RankResponse]:
 
 def _recalls(tower: dict[str, Any]) -> dict[str, float | None]:
     names = {
-        "recall_at_20": "towers",
+        "recall_at_20": "two_towers",
         "popularity_recall_at_20": "popularity",
         "itemknn_recall_at_20": "item_knn",
     }
@@ -93,7 +93,7 @@ def histogram(text: str, name: str) -> list[tuple[float, float]]:
 
 
 def quantile(buckets: list[tuple[float, float]], q: float) -> float:
-    """Quantile of a histogram by linear interpolation inside its bucket, as Prometheus does; NaN when empty."""
+    """Quantile of a histogram, linear inside its bucket, as Prometheus does; NaN when empty."""
     total = buckets[-1][1] if buckets else 0.0
     lower, below = 0.0, 0.0
     for upper, count in buckets:

@@ -133,8 +133,10 @@ class DemoWorld:
         def show(done: ReplayProgress) -> None:
             bars.update(task, note=f"{done.events:,} events, {done.events_per_second:,.0f}/s")
 
-        uncut = [sources, lambda: max(rows() - _ROWS_UNCUT, 0)]
-        sink = KafkaSink(self._kafka, uncut if total else [])
+        def uncut() -> int:
+            return max(rows() - _ROWS_UNCUT, 0)
+
+        sink = KafkaSink(self._kafka, [sources, uncut] if total else [])
         replay(
             frames(), sink, None, Timing(time.monotonic, time.sleep), pace=Pace(_MAX_LAG), on_progress=show
         )

@@ -5,7 +5,7 @@ import logging
 from features.definitions import registry
 from index.builder import BuildPolicy, build_release
 from index.loading import load_index
-from index.snapshots import snapshot_manifest
+from index.snapshots import retain_snapshots, snapshot_manifest
 from models.checkpoint import read_tower_manifest
 from models.live_towers import read_live_towers, write_live_towers
 from models.predictor import QueryTower
@@ -84,6 +84,7 @@ class Releaser:
         log.info("release %s is live (%d Pins)", manifest.release_id, manifest.index.rows)
         self._settle_towers(manifest.tower_version)
         self._store.retain(self._settings.keep_releases)
+        retain_snapshots(self._settings.snapshots_dir, self._settings.tier, self._settings.keep_releases)
 
     def _settle_towers(self, serving: str) -> None:
         """A candidate that went live is the serving tower from here on, and the one before it retires.

@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     index_kind: Literal["auto", "flat", "ivf", "hnsw"] = Field(
         "auto", description="auto: flat up to 200,000 Pins, ivf above"
     )
-    keep_releases: int = Field(8, ge=2, le=1000, description="releases kept on disk, the live one included")
+    keep_releases: int = Field(
+        8, ge=2, le=1000, description="releases, and snapshots per tower version, kept on disk"
+    )
 
     http_host: str = Field("127.0.0.1", description="address that the server binds")
     http_port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")

@@ -22,8 +22,7 @@ from .compare import Comparison, baskets, compare, retrieve
 from .splits import TimeSplit
 
 Clock = Callable[[], float]
-CALIBRATION_CANDIDATES = 200
-RECALL_K = 20
+MOST_RECALL_K = 20
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     judged_baskets: int = 2_000
     calibration_baskets: int = 500
+    candidates: int = 200
+    """Retrieved Pins of each basket that calibration is fitted on; recall looks at the first 20 of them."""
     seed: int = 1
     with_item_knn: bool = True
     """Item-kNN takes most of the report's time."""
@@ -93,7 +94,7 @@ def _judge(
         lambda pins: embed_pins(trained.model, pins).vectors,
         held_out,
         PinStates(journey.product_ids).at_starts(events),
-        CALIBRATION_CANDIDATES,
+        recipe.candidates,
     )
     chosen = np.random.default_rng(recipe.seed).permutation(held_out.queries)
     calibration_rows = np.sort(chosen[: recipe.calibration_baskets])
@@ -103,7 +104,11 @@ def _judge(
     calibration = fit_calibration(found.dots[calibration_rows].ravel(), labels.ravel())
     laps.lap("retrieval and calibration")
     comparison = compare(
-        found.pin_ids[judged], held_out.subset(judged), _baselines(journey, recipe), RECALL_K, recipe.seed
+        found.pin_ids[judged],
+        held_out.subset(judged),
+        _baselines(journey, recipe),
+        min(MOST_RECALL_K, recipe.candidates),
+        recipe.seed,
     )
     laps.lap("baselines")
     return calibration, comparison

@@ -19,7 +19,8 @@ class TimeSplit:
     held_out_weeks: int = 2
 
     def __post_init__(self) -> None:
-        if not 1 <= self.first_week <= self.last_week < self.last_held_out_week <= LAST_WEEK:
+        in_order = 1 <= self.first_week <= self.last_week < self.last_held_out_week <= LAST_WEEK
+        if not in_order:
             raise ValueError(f"{self} does not fit into weeks 1 to {LAST_WEEK}")
 
     @property

@@ -5,6 +5,8 @@ same id, whoever cuts them and however often.
 """
 
 import hashlib
+import shutil
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from schemas.artefacts import (
+    READY,
     file_entry,
     manifest_bytes,
     publish_staged,
@@ -40,6 +43,7 @@ __all__ = [
     "hour_name",
     "list_snapshots",
     "read_snapshot",
+    "retain_snapshots",
     "snapshot_manifest",
     "write_snapshot",
 ]
@@ -118,7 +122,31 @@ def list_snapshots(root: Path) -> list[str]:
     """Ids of the finished snapshots, by tier and hour."""
     if not root.is_dir():
         return []
-    return sorted(p.name for p in root.iterdir() if not p.name.startswith(".") and (p / "READY").is_file())
+    return sorted(p.name for p in root.iterdir() if not p.name.startswith(".") and (p / READY).is_file())
+
+
+def retain_snapshots(root: Path, tier: str, count: int) -> list[str]:
+    """Delete all but the `count` newest snapshots of each tower version of a tier; returns what went.
+
+    A release does not need its snapshot any more: it has the files itself.
+    """
+    newest: dict[tuple[str, ...], int] = {}
+    deleted: list[str] = []
+    manifests: list[SnapshotManifest] = []
+    for name in list_snapshots(root):
+        with suppress(Refused):  # a damaged one is somebody's evidence: it is not ours to delete
+            manifests.append(snapshot_manifest(root, name))
+    for manifest in sorted(manifests, key=lambda one: (one.hour_ms, one.newest_ingest_ms), reverse=True):
+        if manifest.tier != tier:
+            continue
+        versions = tuple(sorted(manifest.versions))
+        newest[versions] = newest.get(versions, 0) + 1
+        if newest[versions] > count:
+            # READY first: from here on nobody takes it for a snapshot, however far the deletion gets.
+            (root / manifest.snapshot_id / READY).unlink()
+            shutil.rmtree(root / manifest.snapshot_id)
+            deleted.append(manifest.snapshot_id)
+    return deleted
 
 
 def _coherent(rows: SnapshotRows) -> SnapshotRows:

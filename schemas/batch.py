@@ -61,7 +61,8 @@ class BatchDecoder:
     read as «absent» for every optional field, also where pydantic wants it left out.
 
     NOTE: of a key that stands twice in one object polars keeps the first value, pydantic the last;
-    JSON leaves open which, and none of our encoders writes such an object.
+    JSON leaves open which, and none of our encoders writes such an object. In a field that the model
+    does not know half a surrogate pair passes here and not there; nothing of that field is kept.
     """
 
     def __init__(self, model: type[BaseModel]) -> None:
@@ -89,9 +90,13 @@ class BatchDecoder:
         Raises UndecodableBatch when any message is not provably a valid event.
         """
         frame = self.parse(values)
+        self.check(frame, values)
+        return frame
+
+    def check(self, frame: pl.DataFrame, values: Sequence[bytes]) -> None:
+        """The second half: raises UndecodableBatch when a row breaks the declaration."""
         self._validate(frame)
         self._check_texts(frame, values)
-        return frame
 
     def parse(self, values: Sequence[bytes]) -> pl.DataFrame:
         """The first half of `decode`: the columns, not yet checked against the declaration.
@@ -115,7 +120,7 @@ class BatchDecoder:
         rules = [rule for name in filled for rule in self._row_rules[name]]
         rules += [pl.col(name).is_null() for name in self._required]
         broken = frame.select(pl.any_horizontal([rule.fill_null(False) for rule in rules]).alias("broken"))
-        return set(broken["broken"].arg_true()) | set(self._rows_without_text(frame, values))
+        return set(broken["broken"].arg_true()) | {row for _, row in self._without_text(frame, values)}
 
     def _read(self, payload: bytes) -> pl.DataFrame:
         frame = pl.read_ndjson(payload, schema=self._columns)
@@ -129,16 +134,16 @@ class BatchDecoder:
 
         Only rows whose text looks like that are parsed again, so plain batches pay for one search.
         """
-        for row in self._rows_without_text(frame, values):
-            raise UndecodableBatch(f"a text field holds something else in message {row}")
+        for name, row in self._without_text(frame, values):
+            raise UndecodableBatch(f"{name} is no text in message {row}")
 
-    def _rows_without_text(self, frame: pl.DataFrame, values: Sequence[bytes]) -> Iterator[int]:
+    def _without_text(self, frame: pl.DataFrame, values: Sequence[bytes]) -> Iterator[tuple[str, int]]:
         for name in self._texts:
             if frame.schema[name] != pl.String or frame[name].null_count() == frame.height:
                 continue
             for row in frame[name].str.contains(_NO_TEXT).arg_true():
                 if not _holds_text(values[row], name):
-                    yield row
+                    yield name, row
 
     def _validate(self, frame: pl.DataFrame) -> None:
         nulls = frame.null_count().row(0)

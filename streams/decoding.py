@@ -43,14 +43,17 @@ class DecodedBatch:
 
 def decode_source(batch: SourceBatch) -> DecodedBatch:
     """Decode one batch; every message ends up in `changes` or in `letters`, none in both."""
+    frame = None
     try:
         if not _of_plain_size(batch.values):
             raise UndecodableBatch("a message has no value or is too large")
-        frame = batch.source.decoder.decode(batch.values)  # type: ignore[arg-type]  # none is None, see above
+        values = cast(Sequence[bytes], batch.values)
+        frame = batch.source.decoder.parse(values)
+        batch.source.decoder.check(frame, values)
         rows, letters = _check_keys(batch, frame, np.arange(len(batch)))
         changes = _changes(batch.source, frame, rows)
     except UndecodableBatch:
-        return _Isolation(batch).decode()
+        return _Isolation(batch).decode(frame)
     return DecodedBatch(changes, rows, letters, single_decodes=0)
 
 
@@ -95,9 +98,11 @@ class _Isolation:
     letters: list[DeadLetter] = field(default_factory=list)
     single_decodes: int = 0
 
-    def decode(self) -> DecodedBatch:
-        """Find the bad rows, decode the others in one go."""
-        frame = self._parsed()
+    def decode(self, parsed: pl.DataFrame | None) -> DecodedBatch:
+        """Find the bad rows, decode the others in one go. `parsed`: the batch's columns, if it has any."""
+        if parsed is not None:
+            self.values = dict(enumerate(cast(Sequence[bytes], self.batch.values)))
+        frame = self._screened() if parsed is None else parsed
         rows = list(self.values)
         values = list(self.values.values())
         suspects = self.batch.source.decoder.broken_rows(frame, values) | unreadable_rows(frame)
@@ -107,14 +112,8 @@ class _Isolation:
             frame = frame.filter(~pl.int_range(frame.height, eager=True).is_in(sorted(suspects)))
         return self._decoded(frame)
 
-    def _parsed(self) -> pl.DataFrame:
-        """Columns of every row that parses; rows that do not are read by pydantic."""
-        try:
-            if _of_plain_size(self.batch.values):
-                self.values = dict(enumerate(cast(Sequence[bytes], self.batch.values)))
-                return self._parse()
-        except UndecodableBatch:
-            pass
+    def _screened(self) -> pl.DataFrame:
+        """Columns of every row that parses; the others are read by pydantic."""
         self._screen()
         try:
             return self._parse()
@@ -160,7 +159,6 @@ class _Isolation:
 
     def _screen(self) -> None:
         """Read by pydantic every row that does not have the plain form: suspects, in one cheap pass."""
-        self.values.clear()
         kinds, required = _kinds(self.batch.source.model)
         known: dict[tuple[object, ...], bool] = {}
         for row, value in enumerate(self.batch.values):

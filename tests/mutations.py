@@ -54,7 +54,7 @@ MUTATIONS = (
         "retrieval takes its own look at what is live",
         "serving/pipeline.py",
         "retrieved = retrieve(release, query,",
-        "retrieved = retrieve(self._handle.lease().__enter__(), query,  # type: ignore[arg-type]\n           ",
+        "retrieved = retrieve(self._handle.lease().__enter__(), query,",
         ("tests/serving/test_pipeline.py",),
     ),
     Mutation(
@@ -125,7 +125,7 @@ MUTATIONS = (
 
 
 def caught_by(mutation: Mutation) -> str | None:
-    """The first test that fails under a mutation, or None when all pass. Raises ValueError when it is stale."""
+    """The first test that fails under a mutation, or None when all pass. ValueError when stale."""
     with tempfile.TemporaryDirectory(prefix="skewless-mutation-") as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=_LEFT_OUT)

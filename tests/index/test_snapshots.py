@@ -8,7 +8,13 @@ import pyarrow as pa
 import pytest
 
 from index.row_files import ATTRIBUTES_FILE, VECTORS, SnapshotRows
-from index.snapshots import hour_name, list_snapshots, read_snapshot, snapshot_manifest
+from index.snapshots import (
+    hour_name,
+    list_snapshots,
+    read_snapshot,
+    retain_snapshots,
+    snapshot_manifest,
+)
 from schemas.errors import Refused
 from tests.index.builders import FIRST_HOUR_MS, TOWER_A, TOWER_B, Workshop, rows_of
 
@@ -138,3 +144,20 @@ def test_a_renamed_snapshot_is_refused(tmp_path: Path) -> None:
 def test_hours_are_named_in_utc_and_sort_as_they_come() -> None:
     assert hour_name(FIRST_HOUR_MS) == "20171231T23Z"
     assert hour_name(FIRST_HOUR_MS) < hour_name(FIRST_HOUR_MS + 3_600_000) == "20180101T00Z"
+
+
+def test_retention_keeps_the_newest_of_each_tower_version_and_leaves_other_tiers_alone(
+    tmp_path: Path,
+) -> None:
+    workshop = Workshop(tmp_path)
+    cuts = [
+        workshop.cut(rows_of(20 + hour, versions=(version,)), hour=hour)
+        for hour in range(3)
+        for version in (TOWER_A, TOWER_B)
+    ]
+
+    deleted = retain_snapshots(workshop.snapshots, cuts[0].tier, 2)
+
+    assert sorted(deleted) == sorted(cut.snapshot_id for cut in cuts[:2])
+    assert list_snapshots(workshop.snapshots) == sorted(cut.snapshot_id for cut in cuts[2:])
+    assert retain_snapshots(workshop.snapshots, "another-tier", 1) == []

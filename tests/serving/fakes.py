@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from features.pin_state import STATUS_CODES
 from index.snapshots import ATTRIBUTES
 from index.vector_index import Bitmap, ExactIndex
 from schemas.manifests import Calibration, IndexSpec, ReleaseManifest
-
-from features.pin_state import STATUS_CODES
 from serving.clock import Clock
 from serving.live_release import Assembly, LiveRelease, assemble
 

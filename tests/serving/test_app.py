@@ -93,7 +93,12 @@ def test_a_wrong_field_is_named_with_a_hint(call: Caller) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/v1/rank", 405), ("PUT", "/v1/status", 405), ("GET", "/nothing", 404), ("GET", "/v1/../etc", 404)],
+    [
+        ("GET", "/v1/rank", 405),
+        ("PUT", "/v1/status", 405),
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/../etc", 404),
+    ],
 )
 def test_what_is_not_there_is_a_problem_too(call: Caller, method: str, path: str, status: int) -> None:
     assert problem(call(method, path), status)
@@ -126,7 +131,12 @@ def test_a_large_body_is_refused_by_its_header_and_while_it_is_read(call: Caller
 def test_an_explanation_shows_the_funnel_and_the_fate_of_a_pin(call: Caller) -> None:
     call.rank(request_id="why", slots=2)
     explanation = call("GET", "/v1/explain/why").json()
-    assert [stage["stage"] for stage in explanation["stages"]] == ["query_tower", "retrieval", "l1", "auction"]
+    assert [stage["stage"] for stage in explanation["stages"]] == [
+        "query_tower",
+        "retrieval",
+        "l1",
+        "auction",
+    ]
     assert [winner["outcome"] for winner in explanation["winners"]] == ["won", "won"]
     fates = {
         pin: call("GET", f"/v1/explain/why?pin_id={pin}").json()["pin"]

@@ -77,13 +77,26 @@ def _bad_body(rng: random.Random) -> Request:
 
 
 def _bad_type(rng: random.Random) -> Request:
-    names = ["text/plain", "application/xml", "", "application/jsonx", "multipart/form-data", "\xff", "a" * 5_000]
+    names = [
+        "text/plain",
+        "application/xml",
+        "",
+        "application/jsonx",
+        "multipart/form-data",
+        "\xff",
+        "a" * 5_000,
+    ]
     return ("POST", "/v1/rank", b"{}", {"content-type": rng.choice(names)})
 
 
 def _bad_path(rng: random.Random) -> Request:
     paths = ["/%00", "/v1/rank/", "/v1//rank", "/..%2f..%2fetc", "/v1/explain/%ff%fe", "/v1/explain/a%20b"]
-    paths += ["/v1/explain/x?pin_id=-1", "/v1/explain/x?pin_id=nan", "/v1/explain/" + "y" * 5_000, "/%F0%9F%92%A9"]
+    paths += [
+        "/v1/explain/x?pin_id=-1",
+        "/v1/explain/x?pin_id=nan",
+        "/v1/explain/" + "y" * 5_000,
+        "/%F0%9F%92%A9",
+    ]
     return (rng.choice(["GET", "POST"]), rng.choice(paths), b"", {})
 
 
@@ -99,10 +112,19 @@ def _bad_rollback(rng: random.Random) -> Request:
     return ("POST", "/v1/releases/rollback", body, headers)
 
 
-KINDS: list[Callable[[random.Random], Request]] = [_bad_body, _bad_body, _bad_type, _bad_path, _bad_method, _bad_rollback]
+KINDS: list[Callable[[random.Random], Request]] = [
+    _bad_body,
+    _bad_body,
+    _bad_type,
+    _bad_path,
+    _bad_method,
+    _bad_rollback,
+]
 
 
-async def _answers(parts: ServingParts, requests: list[Request]) -> AsyncIterator[tuple[Request, httpx.Response]]:
+async def _answers(
+    parts: ServingParts, requests: list[Request]
+) -> AsyncIterator[tuple[Request, httpx.Response]]:
     transport = httpx.ASGITransport(create_app(parts), raise_app_exceptions=True)
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
         for request in requests:
@@ -111,7 +133,9 @@ async def _answers(parts: ServingParts, requests: list[Request]) -> AsyncIterato
             yield request, await client.request(method, path, content=body, headers=encoded)
 
 
-def test_a_thousand_bad_requests_get_a_thousand_useful_answers(parts: ServingParts, assembly: Assembly) -> None:
+def test_a_thousand_bad_requests_get_a_thousand_useful_answers(
+    parts: ServingParts, assembly: Assembly
+) -> None:
     parts.handle.swap(live(fake_index("r1", version("tower"), pins(10)), assembly))
     rng = random.Random(SEED)
     requests = [rng.choice(KINDS)(rng) for _ in range(REQUESTS)]

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from index.vector_index import eligible_rows, pack
 
+from index.vector_index import eligible_rows, pack
 from serving.eligibility import MASKS_KEPT, Eligibility, Rule, rule_codes
 from serving.ledger import Charge, SpendLedger
 

@@ -74,7 +74,10 @@ def test_a_restart_begins_a_new_file(tmp_path: Path, ranked: Ranked) -> None:
         log = writer(tmp_path, [])
         log.append(ranked)
         log.close()
-    assert [path.name for path in sorted(tmp_path.glob("*.jsonl"))] == ["ranking-000001.jsonl", "ranking-000002.jsonl"]
+    assert [path.name for path in sorted(tmp_path.glob("*.jsonl"))] == [
+        "ranking-000001.jsonl",
+        "ranking-000002.jsonl",
+    ]
 
 
 def test_a_torn_last_line_is_passed_over_and_a_broken_one_is_not(tmp_path: Path, ranked: Ranked) -> None:
@@ -109,7 +112,9 @@ def test_the_ledger_and_the_log_agree_to_the_micro(parts: ServingParts, assembly
         advertiser_id=rng.integers(1, 9, 60),
     )
     parts.handle.swap(live(fake_index("r1", TOWER, attributes), assembly))
-    budgets = dict(zip(attributes["pin_id"].tolist(), attributes["daily_budget_micros"].tolist(), strict=True))
+    budgets = dict(
+        zip(attributes["pin_id"].tolist(), attributes["daily_budget_micros"].tolist(), strict=True)
+    )
     for _ in range(300):
         parts.recorder.record(parts.pipeline.rank(RankRequest(slots=5)))
     parts.recorder.ranking_log.close()

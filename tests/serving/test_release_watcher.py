@@ -4,9 +4,9 @@ from collections import deque
 from collections.abc import Callable
 
 import pytest
-from index.handle import Handle
 from prometheus_client import CollectorRegistry
 
+from index.handle import Handle
 from schemas.errors import Refused
 from serving.live_release import Assembly, Awaiting, LiveRelease, Served
 from serving.parts import ServingParts
@@ -82,7 +82,9 @@ def test_it_serves_what_current_names(world: World) -> None:
     assert world.serving() == "r2"
     world.watcher.check()
     assert world.loads == ["r1", "r2"]
-    assert [(swap.result, swap.release_id, swap.previous_release_id) for swap in world.history.newest_first()] == [
+    assert [
+        (swap.result, swap.release_id, swap.previous_release_id) for swap in world.history.newest_first()
+    ] == [
         ("served", "r2", "r1"),
         ("served", "r1", None),
     ]

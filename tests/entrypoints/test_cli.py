@@ -1,0 +1,134 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+COMMANDS = (
+    "demo",
+    "serve",
+    "enrich",
+    "snapshots",
+    "train",
+    "broker",
+    "rank",
+    "recount",
+    "schema",
+    "features",
+    "settings",
+    "release list",
+    "release show",
+    "release build",
+    "release check",
+    "release publish",
+    "release rollback",
+    "release audit",
+    "towers list",
+    "towers live",
+)
+
+
+def skewless(*arguments: str, data_dir: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SKEWLESS_")}
+    if data_dir is not None:
+        environment["SKEWLESS_DATA_DIR"] = str(data_dir)
+    return subprocess.run(
+        [sys.executable, "-m", "entrypoints.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=environment | {"NO_COLOR": "1"},
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    done = skewless(*command.split(), "--help")
+
+    assert done.returncode == 0
+    assert "Example:" in done.stdout
+
+
+def test_schema_prints_a_json_schema_and_nothing_else() -> None:
+    done = skewless("schema", "pin.changed.v1")
+
+    assert json.loads(done.stdout)["title"] == "PinChanged"
+    assert done.stderr == ""
+
+
+def test_schema_lists_the_topics_as_json() -> None:
+    topics = {row["topic"]: row["partitions"] for row in json.loads(skewless("schema", "--json").stdout)}
+
+    assert topics["pin.changed.v1"] == topics["pin.embedded.v1"]
+
+
+def test_features_prints_the_registry_with_its_hash() -> None:
+    registry = json.loads(skewless("features", "--json").stdout)
+
+    assert len(registry["registry_hash"]) == 64
+    assert "targeting_flags" in {row["name"] for row in registry["features"]}
+
+
+def test_a_refusal_says_what_was_expected_what_came_and_what_fixes_it_and_exits_with_1() -> None:
+    done = skewless("schema", "pin.changed.v9")
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "pin.changed.v1" in done.stderr
+    assert "pin.changed.v9" in done.stderr
+    assert "fix" in done.stderr
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    assert skewless("rank").returncode == 2
+    assert skewless("no-such-command").returncode == 2
+
+
+def test_a_missing_server_exits_with_3() -> None:
+    done = skewless("rank", "--user", "1", "--url", "http://127.0.0.1:9")
+
+    assert done.returncode == 3
+    assert done.stdout == ""
+
+
+def test_a_missing_broker_exits_with_3_and_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "towers").mkdir()
+    version = "a" * 64
+    (tmp_path / "towers" / "LIVE").write_text(json.dumps([version]))
+
+    done = skewless("snapshots", data_dir=tmp_path)
+
+    assert done.returncode == 3
+    assert "SKEWLESS_KAFKA_BOOTSTRAP_SERVERS" in done.stderr
+
+
+def test_an_empty_data_directory_has_no_releases_and_no_towers(tmp_path: Path) -> None:
+    assert json.loads(skewless("release", "list", "--json", data_dir=tmp_path).stdout) == []
+    assert json.loads(skewless("towers", "list", "--json", data_dir=tmp_path).stdout) == []
+    assert skewless("release", "show", data_dir=tmp_path).returncode == 1
+    assert skewless("release", "rollback", data_dir=tmp_path).returncode == 1
+
+
+def test_recounting_an_empty_log_finds_nothing(tmp_path: Path) -> None:
+    counted = json.loads(skewless("recount", "--json", data_dir=tmp_path).stdout)
+
+    assert counted == {"responses": 0, "pairs": 0, "mixed": 0}
+
+
+def test_secrets_are_masked_in_the_list_of_settings() -> None:
+    environment = os.environ | {"SKEWLESS_ADMIN_TOKEN": "planted"}
+    done = subprocess.run(
+        [sys.executable, "-m", "entrypoints.cli", "settings", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=environment,
+    )
+
+    assert "planted" not in done.stdout + done.stderr

@@ -1,0 +1,167 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from features.pin_state import PIN_RECORD
+from features.store import MemoryStore, RecordStore
+from schemas.codec import decode
+from schemas.embeddings import PinEmbedded, embedded_key
+from schemas.errors import DeadLetterReason, Refused
+from schemas.events import PinAggregated, PinChanged
+from schemas.topics import PIN_AGGREGATED
+from schemas.vectors import decode_fp16
+from streams.enrichment import BROKEN_TOWER_PINS, Enriched, PinEmbedder, enrich
+from streams.sources import SourceBatch
+from tests.fakes import FakePinTower
+from tests.schemas.examples import FULL_PIN_CHANGED, VERSION_A, VERSION_B, pin_changed
+from tests.streams.batches import events_batch, keyed, source_batch
+from tests.streams.mutated_events import mutated_events
+
+
+def _step(
+    store: RecordStore, *batches: SourceBatch, towers: tuple[PinEmbedder, ...] = (FakePinTower(),)
+) -> Enriched:
+    """One step and the write that the worker makes of it."""
+    ticks = itertools.count()
+    enriched = enrich(batches, store, towers, lambda: float(next(ticks)))
+    store.put_many(enriched.pin_ids, enriched.records, enriched.tails)
+    return enriched
+
+
+def _rows(enriched: Enriched, tower: int = 0) -> list[PinEmbedded]:
+    return [decode(PinEmbedded, value.encode()) for value in enriched.rows[tower].values]
+
+
+def test_a_full_event_comes_out_as_a_full_row() -> None:
+    store = MemoryStore(PIN_RECORD)
+    enriched = _step(store, events_batch([pin_changed(**FULL_PIN_CHANGED)], first_offset=40))
+    (row,) = _rows(enriched)
+    assert row.model_dump(exclude={"vector"}) == {
+        "pin_id": 7,
+        "tower_version": VERSION_A,
+        "input_mask": 3,
+        "changed_offset": 40,
+        "aggregated_offset": -1,
+        "occurred_at_ms": 1_500_000_000_000,
+        "ingested_at_ms": 1040,
+        "status": "active",
+        "title": "Crème brûlée, 2x100 g",
+        "advertiser_id": 69,
+        "price_micros": 2_500_000,
+        "bid_micros": 120_000,
+        "daily_budget_micros": 50_000_000,
+        "target_ages": 0b100001,
+        "starts_at_ms": 1_400_000_000_000,
+        "ends_at_ms": 1_600_000_000_000,
+    }
+    expected = FakePinTower().embed(enriched.records).vectors[0].astype(np.float16)
+    assert decode_fp16(row.vector) == tuple(expected.tolist())
+    assert enriched.rows[0].keys == [embedded_key(7, VERSION_A).decode()]
+    assert enriched.rows[0].partitions == [3]
+
+
+def test_a_pin_has_one_row_per_batch_and_tower_however_many_events_it_had() -> None:
+    events = [PinChanged(pin_id=pin, occurred_at_ms=5, price_micros=pin) for pin in (1, 2, 1, 1, 2)]
+    towers = (FakePinTower(), FakePinTower(version=VERSION_B))
+    enriched = _step(MemoryStore(PIN_RECORD), events_batch(events), towers=towers)
+    assert [len(rows) for rows in enriched.rows] == [2, 2]
+    assert [(row.pin_id, row.changed_offset) for row in _rows(enriched)] == [(1, 3), (2, 4)]
+    assert {row.tower_version for row in _rows(enriched, 1)} == {VERSION_B}
+
+
+def test_partial_updates_of_both_sources_merge_over_several_batches() -> None:
+    store = MemoryStore(PIN_RECORD)
+    visits = PinAggregated(pin_id=1, occurred_at_ms=9, offsite_visits=[1, 2, 3, 4])
+    _step(store, events_batch([PinChanged(pin_id=1, occurred_at_ms=5, price_micros=10, title="Bean")]))
+    enriched = _step(
+        store,
+        events_batch([PinChanged(pin_id=1, occurred_at_ms=7, bid_micros=20)], first_offset=1),
+        events_batch([visits], topic=PIN_AGGREGATED.name, first_offset=8),
+    )
+    (row,) = _rows(enriched)
+    assert (row.price_micros, row.bid_micros, row.title, row.occurred_at_ms) == (10, 20, "Bean", 9)
+    assert (row.changed_offset, row.aggregated_offset) == (1, 8)
+    assert enriched.records["offsite_visits"].tolist() == [[1, 2, 3, 4]]
+
+
+def test_redelivered_events_change_nothing_and_their_rows_come_again() -> None:
+    store = MemoryStore(PIN_RECORD)
+    batch = events_batch([PinChanged(pin_id=pin, occurred_at_ms=5, price_micros=pin) for pin in (1, 2)])
+    first = _step(store, batch)
+    _step(store, events_batch([PinChanged(pin_id=1, occurred_at_ms=6, price_micros=77)], first_offset=2))
+    again = _step(store, batch)
+    assert first.redelivered == {"pin.changed.v1": 0}
+    assert again.redelivered == {"pin.changed.v1": 2}
+    assert [(row.pin_id, row.price_micros, row.changed_offset) for row in _rows(again)] == [
+        (1, 77, 2),
+        (2, 2, 1),
+    ]
+
+
+def test_titles_of_any_script_and_punctuation_survive() -> None:
+    titles = ['say "hi" \\ back', "línea\nnueva\t", "日本語 🎉", "", "{}"]
+    events = [PinChanged(pin_id=pin, occurred_at_ms=5, title=title) for pin, title in enumerate(titles)]
+    enriched = _step(MemoryStore(PIN_RECORD), events_batch([*events, PinChanged(pin_id=9, occurred_at_ms=5)]))
+    assert [row.title for row in _rows(enriched)] == [*titles, ""]
+
+
+def test_a_client_timestamp_out_of_range_still_gives_a_row_that_decodes() -> None:
+    keys, values = keyed([PinChanged(pin_id=1, occurred_at_ms=5), PinChanged(pin_id=2, occurred_at_ms=5)])
+    plain = source_batch(keys, values)
+    batch = SourceBatch(
+        plain.source, keys, values, plain.partitions, plain.offsets, np.array([-1, 2**62]), plain.event_type
+    )
+    assert [row.ingested_at_ms for row in _rows(_step(MemoryStore(PIN_RECORD), batch))] == [
+        0,
+        4_102_444_799_999,
+    ]
+
+
+def test_a_pin_that_the_tower_cannot_embed_is_dead_lettered_and_keeps_its_state() -> None:
+    store = MemoryStore(PIN_RECORD)
+    _step(store, events_batch([PinChanged(pin_id=2, occurred_at_ms=5, price_micros=1)]))
+    events = [PinChanged(pin_id=pin, occurred_at_ms=6, price_micros=50) for pin in (1, 2, 3, 2)]
+    towers = (FakePinTower(), FakePinTower(version=VERSION_B, poison=frozenset({2})))
+    enriched = _step(store, events_batch(events, first_offset=1), towers=towers)
+    assert [(one.row, one.reason) for one in enriched.letters] == [
+        (1, DeadLetterReason.MODEL_ERROR),
+        (3, DeadLetterReason.MODEL_ERROR),
+    ]
+    assert [[row.pin_id for row in _rows(enriched, tower)] for tower in (0, 1)] == [[1, 3], [1, 3]]
+    records, _, _ = store.get_many(np.array([2]))
+    assert (records["price_micros"][0], records["changed_offset"][0]) == (1, 0)
+
+
+def test_a_tower_that_fails_on_everything_stops_the_step() -> None:
+    pins = range(BROKEN_TOWER_PINS)
+    batch = events_batch([PinChanged(pin_id=pin, occurred_at_ms=5) for pin in pins])
+    with pytest.raises(Refused, match="tower_broken"):
+        _step(MemoryStore(PIN_RECORD), batch, towers=(FakePinTower(poison=frozenset(pins)),))
+
+
+def test_without_a_tower_states_are_folded_and_no_rows_come() -> None:
+    store = MemoryStore(PIN_RECORD)
+    enriched = _step(store, events_batch([PinChanged(pin_id=1, occurred_at_ms=5)]), towers=())
+    assert enriched.rows == []
+    assert store.get_many(np.array([1]))[1].tolist() == [True]
+
+
+def test_stages_are_timed_with_the_clock_that_is_passed() -> None:
+    enriched = _step(MemoryStore(PIN_RECORD), events_batch([PinChanged(pin_id=1, occurred_at_ms=5)]))
+    assert enriched.stage_seconds == {"decode": 1.0, "state": 1.0, "tower": 1.0, "encode": 1.0}
+
+
+def test_every_mutated_event_is_a_letter_or_in_a_row_that_decodes() -> None:
+    store, rows, letters = MemoryStore(PIN_RECORD), 0, 0
+    made = list(mutated_events(2_000, seed=3))
+    for start in range(0, len(made), 500):
+        part = made[start : start + 500]
+        batch = source_batch([key for key, _ in part], [value for _, value in part], first_offset=start)
+        enriched = _step(store, batch)
+        bad = {one.row for one in enriched.letters}
+        touched = {int(key) for row, (key, _) in enumerate(part) if row not in bad}
+        assert {row.pin_id for row in _rows(enriched)} == touched
+        rows, letters = rows + len(touched), letters + len(bad)
+    assert rows > 500
+    assert letters > 500

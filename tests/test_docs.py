@@ -1,0 +1,70 @@
+"""What can rot is checked: settings, metrics, links, the tree and the commands that the docs name."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from entrypoints.settings import ENV_PREFIX, Settings
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    page = (ROOT / "docs/settings.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(SKEWLESS_\w+)` \| (.*?) \|", page, re.MULTILINE))
+
+    wanted = {}
+    for name, field in Settings.model_fields.items():
+        secret = "Secret" in type(field.default).__name__
+        text = "" if secret else str(field.default)
+        wanted[ENV_PREFIX + name.upper()] = f"`{text}`" if text else "(empty)"
+
+    assert rows == wanted
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#]+)", page.read_text("utf-8"))
+
+    missing = [link for link in links if not (page.parent / link).exists()]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_the_docs_name_exist(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    packages = "schemas|features|datasets|models|index|streams|serving|evaluation|entrypoints|skewless_client"
+    named = set(re.findall(rf"`((?:{packages}|tests|benchmarks|docs)/[\w./-]+\.(?:py|md|json|html))", text))
+
+    assert {one for one in named if not (ROOT / one).exists()} == set()
+
+
+def test_make_targets_that_the_docs_name_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"`make ([a-z-]+)", page.read_text("utf-8"))}
+
+    assert named - targets == set()
+
+
+def test_commands_that_the_docs_name_exist() -> None:
+    help_text = subprocess.run(
+        [sys.executable, "-m", "entrypoints.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout
+    commands = set(re.findall(r"^  ([a-z]+)  ", help_text, re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"`skewless ([a-z]+)", page.read_text("utf-8"))}
+
+    assert commands, help_text
+    assert named - commands == set()

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,11 @@ def measure(data: Path, size: int, requests: int) -> dict[str, Any]:
     ReleaseStore(data / "releases").publish(release_id, actor="benchmark", reason="measured")
     kernels = _kernels(data, size)
     with running_server(data, size) as server, Connection(server.port) as connection:
+        ask = partial(_ask, connection)
         for number in range(WARM_UP):
-            _ask(connection, number)
+            ask(number)
             kernels(number)
-        pairs = [
-            (_timed(lambda n=n: _ask(connection, n)), _timed(lambda n=n: kernels(n))) for n in range(requests)
-        ]
+        pairs = [(_timed(ask, number), _timed(kernels, number)) for number in range(requests)]
         found = _compared(np.array(pairs))
         found["requests_per_second"] = _throughput(server)
         found["connections"] = CONNECTIONS
@@ -108,9 +108,9 @@ def _ask(connection: Connection, number: int) -> None:
         raise RuntimeError("an answer has fewer ads than slots")
 
 
-def _timed(call: Callable[[], None]) -> float:
+def _timed(call: Callable[[int], None], number: int) -> float:
     started = time.perf_counter()
-    call()
+    call(number)
     return time.perf_counter() - started
 
 

@@ -1,4 +1,4 @@
-"""A real server process over a directory of fixtures, and the plain client that the benchmarks ask it with."""
+"""A real server process over a directory of fixtures, and the plain client that asks it."""
 
 import argparse
 import socket
@@ -138,8 +138,8 @@ class Connection:
 def rank_bytes(body: dict[str, object]) -> bytes:
     """A complete ranking request."""
     content = orjson.dumps(body)
-    head = f"POST /v1/rank HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-    return head.encode() + b"\r\n\r\n" + content
+    head = f"Host: bench\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    return b"POST /v1/rank HTTP/1.1\r\n" + head.encode() + b"\r\n\r\n" + content
 
 
 if __name__ == "__main__":

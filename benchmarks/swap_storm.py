@@ -35,7 +35,7 @@ WARM_UP_SWAPS = 2 * TOWERS
 P99_BAR, RSS_BAR = 1.2, 1.05
 POLL_SECONDS = 0.05
 THINK_SECONDS = 0.02
-"""Pause of a client between requests: the load is steady and below saturation, so that p99 is no queue length."""
+"""Pause of a client between requests: the load stays below saturation, so p99 is no queue length."""
 
 
 @dataclass

@@ -25,7 +25,6 @@ from features.pin_state import (
 from features.user_state import contexts, fold_engagements
 
 from .complete_journey import Journey, WeekEvents
-from .weeks import week_start_ms
 
 _SIZE_CLASSES = (4, 16, 64, 100_000)
 """Sessions are folded in classes of like length: the fold's cost grows with its longest row."""
@@ -251,11 +250,3 @@ def pins_at_start(journey: Journey, week: int) -> Records:
     for _, states in PinStates(journey.product_ids).at_starts(journey.journey_events(week, week)):
         return states.copy()
     raise ValueError(f"no events in week {week}")
-
-
-def week_of(at_ms: int) -> int:
-    """The week that holds a moment. Raises ValueError outside the year."""
-    for week in range(1, 54):
-        if week_start_ms(week) <= at_ms < week_start_ms(week + 1):
-            return week
-    raise ValueError(f"{at_ms} ms is outside the year of the data set")

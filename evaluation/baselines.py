@@ -84,7 +84,9 @@ class ItemKnn:
         found = np.full((len(users), k), -1, np.int64)
         for start in range(0, len(users), _CHUNK):
             scores = self._scores(users[start : start + _CHUNK])
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            some = np.sort(np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k], axis=1)
+            order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable")
+            best = np.take_along_axis(some, order, axis=1)
             found[start : start + _CHUNK, : best.shape[1]] = self._pins[best]
         return found
 

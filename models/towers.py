@@ -125,7 +125,7 @@ class TwoTower(nn.Module):
     @property
     def temperature(self) -> float:
         """The learned temperature."""
-        return float(torch.exp(-self.query.log_inverse_temperature))
+        return math.exp(-self.query.log_inverse_temperature.item())
 
     def tables(self) -> list[torch.Tensor]:
         """Parameters with sparse gradients."""

@@ -7,7 +7,7 @@ from typing import Any
 from schemas.logs import RankingLog
 from schemas.ranking import RankResponse
 
-from .pipeline import Ranked, Sold
+from .ranked import Ranked, Sold
 
 
 def response_fields(ranked: Ranked) -> dict[str, Any]:

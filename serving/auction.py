@@ -73,7 +73,7 @@ class AuctionResult:
 
     wins: tuple[Win, ...]
     fates: list[Fate]
-    utilities: npt.NDArray[np.generic]
+    utilities: npt.NDArray[np.integer | np.object_]
     """bid_micros x pctr_ppb, by row."""
 
     def dropped(self) -> dict[str, int]:
@@ -148,18 +148,22 @@ def _fates_before_bidding(
     return fates, np.flatnonzero(~barred)
 
 
-def _utilities(candidates: Candidates) -> npt.NDArray[np.generic]:
+def _utilities(candidates: Candidates) -> npt.NDArray[np.integer | np.object_]:
     """Bid x pctr, exact: 64-bit where it fits, Python integers where it would not."""
     bids = candidates.bid_micros
     wide = len(bids) > 0 and int(bids.max()) > EXACT_INT64_BID_MICROS
-    product: npt.NDArray[np.generic] = (bids.astype(object) if wide else bids) * candidates.pctr_ppb
+    product: npt.NDArray[np.integer | np.object_] = (
+        bids.astype(object) if wide else bids
+    ) * candidates.pctr_ppb
     return product
 
 
-def _by_utility(pins: Ints, utility: npt.NDArray[np.generic], rows: npt.NDArray[np.intp]) -> list[int]:
+def _by_utility(
+    pins: Ints, utility: npt.NDArray[np.integer | np.object_], rows: npt.NDArray[np.intp]
+) -> list[int]:
     """`rows` by falling utility, ties by rising Pin id."""
     order = rows[np.argsort(pins[rows], kind="stable")]
-    best_first: list[int] = order[np.argsort(-utility[order], kind="stable")].tolist()  # type: ignore[operator]
+    best_first: list[int] = order[np.argsort(-utility[order], kind="stable")].tolist()
     return best_first
 
 

@@ -10,7 +10,7 @@ from schemas.ranking import StageTrace
 
 from .eligibility import Rule
 from .live_release import LiveRelease
-from .pipeline import Ranked
+from .ranked import Ranked
 
 REQUESTS_KEPT = 2_000
 

@@ -15,7 +15,8 @@ from .clock import Clock
 from .explain import Explanation, Explanations, explain
 from .ledger import SpendLedger
 from .live_release import Assembly, Awaiting, LiveRelease, ReleaseLoader, Served
-from .pipeline import FunnelPolicy, Pipeline, Ranked
+from .pipeline import FunnelPolicy, Pipeline
+from .ranked import Ranked
 from .ranking_log import LogLimits, RankingLogWriter
 from .recent import RecentRequests
 from .recorder import Recorder
@@ -75,8 +76,9 @@ class ServingParts:
     def explain(self, ranked: Ranked, pin_id: int | None) -> Explanation:
         """The funnel of one answer; asks its release about what was filtered, while that is still served."""
         with self.handle.lease() as release:
-            same = isinstance(release, LiveRelease) and release.release_id == ranked.provenance.release_id
-            return explain(ranked, pin_id, release if same else None)
+            if isinstance(release, Awaiting) or release.release_id != ranked.provenance.release_id:
+                return explain(ranked, pin_id, None)
+            return explain(ranked, pin_id, release)
 
     def status(self) -> Status:
         """The whole state of the server."""

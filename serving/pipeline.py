@@ -20,6 +20,7 @@ from .clock import Clock
 from .eligibility import Rule
 from .ledger import Charge, SpendLedger
 from .live_release import Awaiting, LiveRelease, Served
+from .ranked import Provenance, Ranked, Sold, Stage
 from .user_reader import Asker, UserReader
 
 Floats = npt.NDArray[np.float32]
@@ -48,17 +49,6 @@ class FunnelPolicy:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What one stage took in, let through and cost."""
-
-    stage: str
-    candidates_in: int
-    candidates_out: int
-    duration_seconds: float
-    dropped: dict[str, int]
-
-
-@dataclass(frozen=True)
 class Retrieved:
     """Rows that retrieval found, best first by the index, and whether the mask allows them (it should)."""
 
@@ -74,60 +64,6 @@ class Shortlist:
     dots: Floats
     pctr: npt.NDArray[np.float64]
     eligible: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Sold:
-    """One winner, as it was scored and priced."""
-
-    pin_id: int
-    advertiser_id: int
-    tower_version: str
-    """Of this row's embedding, from its own tag in the index that was scored."""
-    title: str
-    dot: float
-    pctr: float
-    bid_micros: int
-    price_micros: int
-    priced_by_pin: int | None
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What answered: read from the objects that computed and held the vectors, not from a pointer on disk."""
-
-    release_id: str
-    snapshot_id: str
-    registry_hash: str
-    query_tower_version: str
-    """Of the tower object that computed the query embedding."""
-    pin_tower_version: str
-    """What the index was proved to be of when it was loaded."""
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One answered request, with all that the response, the log and an explanation are made of.
-
-    It outlives the lease, so it holds nothing of the release.
-    """
-
-    request: RankRequest
-    request_id: str
-    occurred_at_ms: int
-    served_at_ms: int
-    duration_seconds: float
-    provenance: Provenance
-    asker: Asker
-    query: Floats
-    retrieved_pins: Rows
-    retrieved_dots: Floats
-    """Exact, from the L1 vectors; in the order of `retrieved_pins`."""
-    shortlist_pins: Rows
-    sale: AuctionResult
-    """Rows of the sale are positions in `shortlist_pins`."""
-    ads: tuple[Sold, ...]
-    stages: tuple[Stage, ...]
 
 
 class _Laps:

@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
+from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -90,8 +91,8 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 async def on_invalid_parameters(request: Request, error: Exception) -> Response:
     """Path, query and body parameters of the admin routes (FastAPI's RequestValidationError)."""
-    details = getattr(error, "errors", list)()
-    return _invalid([dict(detail) for detail in details])
+    assert isinstance(error, RequestValidationError)
+    return _invalid([dict(detail) for detail in error.errors()])
 
 
 async def on_refused(request: Request, error: Exception) -> Response:

@@ -16,7 +16,7 @@ from schemas.codec import decode, encode
 from schemas.logs import RankingLog
 
 from .answers import log_of
-from .pipeline import Ranked
+from .ranked import Ranked
 
 PREFIX, SUFFIX = "ranking-", ".jsonl"
 _BURST = 32

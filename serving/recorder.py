@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from .clock import Clock
 from .explain import Explanations
-from .pipeline import Ranked
+from .ranked import Ranked
 from .ranking_log import RankingLogWriter
 from .recent import RecentRequests
 from .telemetry import ServingTelemetry

@@ -15,7 +15,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from .live_release import LiveRelease
-from .pipeline import Ranked
+from .ranked import Ranked
 from .swaps import Swap
 
 _VERSION_DIGITS = 12

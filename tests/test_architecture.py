@@ -71,7 +71,7 @@ def test_the_environment_is_read_in_one_place(path: Path) -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv")
     }
-    # A parent that hands its environment on to child processes, and benchmarks, which no product code imports.
+    # A parent that hands its environment on to its children; and benchmarks, which nothing imports.
     allowed = (
         _name(path) in ("entrypoints/demo_children.py", "entrypoints/demo.py")
         or path.parts[-2] == "benchmarks"

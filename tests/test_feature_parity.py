@@ -91,9 +91,9 @@ def _pin_values(records: npt.NDArray[Any]) -> dict[str, Array]:
 
 def _assert_bit_equal(left: dict[str, Array], right: dict[str, Array]) -> None:
     assert left.keys() == right.keys()
-    for name in left:
-        assert left[name].dtype == right[name].dtype, name
-        assert left[name].tobytes() == right[name].tobytes(), name
+    for name, values in left.items():
+        assert values.dtype == right[name].dtype, name
+        assert values.tobytes() == right[name].tobytes(), name
 
 
 def test_training_and_enrichment_compute_bit_equal_pin_features(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from features.store import MemoryStore, RecordStore, RocksStore
 from schemas.errors import Refused
+from streams.state_cache import CachedStore
 
 DTYPE = np.dtype([("id", "<i8"), ("value", "<f4", (2,)), ("flag", "u1")])
 Records = npt.NDArray[Any]
@@ -34,11 +35,15 @@ def _put(store: RecordStore, *ids: int, value: float = 1.0, tail: bytes = b"", *
     store.put_many(_ids(*ids), _records(list(ids), value), [tail] * len(ids), meta or None)
 
 
-@pytest.fixture(params=["memory", "rocks"])
+@pytest.fixture(params=["memory", "rocks", "cached", "cached in little memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RecordStore]:
-    made: RecordStore = (
-        MemoryStore(DTYPE) if request.param == "memory" else RocksStore(tmp_path / "db", DTYPE)
-    )
+    make: dict[str, Callable[[], RecordStore]] = {
+        "memory": lambda: MemoryStore(DTYPE),
+        "rocks": lambda: RocksStore(tmp_path / "db", DTYPE),
+        "cached": lambda: CachedStore(RocksStore(tmp_path / "db", DTYPE)),
+        "cached in little memory": lambda: CachedStore(MemoryStore(DTYPE), capacity=2),
+    }
+    made = make[request.param]()
     yield made
     made.close()
 

@@ -80,7 +80,7 @@ def test_a_request_keeps_its_release_while_another_is_swapped_in(
     parts.handle.swap(first)
 
     class SwapsInTheMiddle(FakeTower):
-        def embed(self, users: object, contexts: object) -> np.ndarray:  # type: ignore[override]
+        def embed(self, users: object, contexts: object) -> np.ndarray:
             parts.handle.swap(second)
             return np.array([[1, 0, 0, 0]], np.float32)
 

@@ -1,5 +1,6 @@
 """The ranking log: nothing that was queued is lost at close, a full queue says so, and recounts agree."""
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from schemas.errors import InvalidMessage
 from schemas.ranking import RankRequest
 from serving.live_release import Assembly
 from serving.parts import ServingParts
-from serving.pipeline import Ranked
+from serving.ranked import Ranked
 from serving.ranking_log import LogLimits, RankingLogWriter, Recount, read_ranking_log, recount_mixed
 
 from .fakes import FakeTower, fake_index, live, pins, version
@@ -40,8 +41,6 @@ def test_every_queued_row_is_on_disk_after_close(tmp_path: Path, ranked: Ranked)
 
 
 def test_the_query_vector_is_kept_exactly(tmp_path: Path, ranked: Ranked) -> None:
-    import base64
-
     log = writer(tmp_path, [])
     log.append(ranked)
     log.close()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from features.definitions import registry
 from index.releases import ReleaseStore
@@ -64,6 +65,7 @@ def measure(data: Path, size: int, requests: int) -> dict[str, Any]:
             kernels(number)
         pairs = [(_timed(ask, number), _timed(kernels, number)) for number in range(requests)]
         found = _compared(np.array(pairs))
+        found["server_stages"] = orjson.loads(connection.get("/v1/status")[1])["requests"]["stages"]
         found["requests_per_second"] = _throughput(server)
         found["connections"] = CONNECTIONS
         found["server_rss_bytes"] = server.rss_bytes()

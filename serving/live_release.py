@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from features.registry import FeatureRegistry
 from features.user_state import contexts, empty_users
@@ -63,7 +64,7 @@ class SearchableIndex(Protocol):
         ...
 
     @property
-    def vectors(self) -> npt.NDArray[np.floating]:
+    def vectors(self) -> npt.NDArray[np.float16]:
         """L1 matrix, shape (rows, dimension)."""
         ...
 
@@ -235,6 +236,13 @@ def feature_coverage(attributes: Records, pin_inputs: tuple[str, ...]) -> dict[s
     return {name: float(((masks >> bit) & 1).mean()) for bit, name in enumerate(pin_inputs)}
 
 
+def exact_dots(release: LiveRelease, rows: Rows, query: Floats) -> Floats:
+    """Dot products of `query` with the L1 vectors of `rows`, in float32."""
+    # torch widens fp16 with the processor's own instruction, numpy in software (9 times as long).
+    dots: Floats = torch.from_numpy(release.index.vectors[rows]).float().numpy() @ query
+    return dots
+
+
 def warm(release: LiveRelease, at_ms: int) -> None:
     """Run every path that a request takes, so that the first request does not pay for cold memory.
 
@@ -247,7 +255,7 @@ def warm(release: LiveRelease, at_ms: int) -> None:
     for query in queries:
         for bitmap in (None, bitmaps[0], bitmaps[-1]):
             dots, rows = release.index.search(query, 1_000, bitmap)
-            exact = release.index.vectors[rows].astype(np.float32) @ query
+            exact = exact_dots(release, rows, query)
             if not (np.isfinite(dots).all() and np.isfinite(exact).all()):
                 raise Refused(
                     "not_finite",

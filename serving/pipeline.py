@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from index.handle import Handle
 from schemas.errors import Refused
@@ -19,7 +18,7 @@ from .auction import AuctionPolicy, AuctionResult, Candidates, hold_auction, pct
 from .clock import Clock
 from .eligibility import Rule
 from .ledger import Charge, SpendLedger
-from .live_release import Awaiting, LiveRelease, Served
+from .live_release import Awaiting, LiveRelease, Served, exact_dots
 from .ranked import Provenance, Ranked, Sold, Stage
 from .user_reader import Asker, UserReader
 
@@ -188,8 +187,7 @@ def score_l1(
     products of everything retrieved.
     """
     rows = retrieved.rows
-    # torch widens fp16 with the processor's own instruction, numpy in software (9 times as long).
-    dots: Floats = torch.from_numpy(release.index.vectors[rows]).float().numpy() @ query
+    dots = exact_dots(release, rows, query)
     kept = _best(dots, rows, keep)
     calibration = release.manifest.calibration
     logits = calibration.slope * dots[kept].astype(np.float64) + calibration.intercept

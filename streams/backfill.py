@@ -76,9 +76,7 @@ class Backfill:
     def _stored(self, version: str, partitions: frozenset[int]) -> Progress:
         value = self._store.get_meta(_name(version))
         if value is None:
-            # Over an empty store there is nothing to fill: every Pin will come with its first event.
-            empty = next(self._store.scan(1), None) is None
-            return Progress(partitions=tuple(sorted(partitions)), done=empty)
+            return Progress(partitions=tuple(sorted(partitions)))
         stored = json.loads(value)
         return Progress(stored["after"], tuple(stored["partitions"]), stored["pins"], stored["done"])
 

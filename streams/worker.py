@@ -97,12 +97,13 @@ class EnrichmentWorker:
     def _turn(self) -> None:
         fetched = self._intake.read(self._settings.batch_events, self._settings.poll_seconds)
         towers = self._live_towers()
+        # Before the batch is stored: over an empty store a backfill is through at once.
+        self._fill(towers)
         if fetched is None:
             self._settle()
         else:
             self._step(fetched, towers)
-        self._fill(towers)
-        self._report()
+        self._report(towers)
 
     def _step(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
         """Enrich a batch while the one before it is on its way; then settle that one and let this one go."""
@@ -153,9 +154,7 @@ class EnrichmentWorker:
         self._outlet.produce_rows(chunk.rows)
         self._in_flight.rows[chunk.ordinal] += len(chunk.rows)
         self._in_flight.meta |= chunk.meta()
-        label = tower_label(chunk.ordinal)
-        self._telemetry.backfilled.labels(label).inc(len(chunk.rows))
-        self._telemetry.backfill_complete.labels(label).set(chunk.progress.done)
+        self._telemetry.backfilled.labels(tower_label(chunk.ordinal)).inc(len(chunk.rows))
         if chunk.progress.done:
             log.info("tower %s has a row of every Pin (%d)", chunk.version[:12], chunk.progress.pins)
 
@@ -175,13 +174,17 @@ class EnrichmentWorker:
         self._telemetry.batch_events.observe(events)
         self._meter.add(events, len(enriched.letters))
 
-    def _report(self) -> None:
-        """Refresh lag and status, once per interval."""
+    def _report(self, towers: Sequence[PinEmbedder]) -> None:
+        """Refresh lag, backfills and status, once per interval."""
         if not self._meter.due(self._settings.status_interval_seconds):
             return
         lag = self._intake.lag()
         for topic, behind in lag.items():
             self._telemetry.lag.labels(topic).set(behind)
+        for ordinal, tower in enumerate(towers):
+            progress = self._backfill.progress.get(tower.version)
+            done = progress is not None and progress.done
+            self._telemetry.backfill_complete.labels(tower_label(ordinal)).set(done)
         status = self._meter.status(sum(lag.values()), len(self._intake.assigned), self._backfill.progress)
         if self._settings.status_path is not None:
             write_atomic(self._settings.status_path, status.model_dump_json().encode())

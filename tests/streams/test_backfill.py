@@ -70,12 +70,11 @@ def test_a_partition_that_comes_later_starts_it_over() -> None:
     assert _run(Backfill(store, 3), store, frozenset({2})) == []
 
 
-def test_an_empty_store_has_nothing_to_fill_now_or_later() -> None:
+def test_over_an_empty_store_it_is_through_at_once_and_for_good() -> None:
     store = MemoryStore(PIN_RECORD)
-    backfill = Backfill(store, 3)
-    assert backfill.next_chunk([OLD], ALL) is None
+    assert _run(Backfill(store, 3), store) == []
     store.put_many(np.array([1]), empty_records(np.array([1])), [b""])
-    assert backfill.next_chunk([OLD], ALL) is None
+    assert _run(Backfill(store, 3), store) == []
 
 
 def test_states_are_read_when_they_are_embedded() -> None:

@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="within 50 s, writes no result file")
     quick: bool = parser.parse_args().quick
     # The embedded broker keeps 5 MiB per partition, so everything has to fit into that.
-    count, limit_seconds = (120_000, 8.0) if quick else (300_000, 60.0)
+    count, limit_seconds = (120_000, 6.0) if quick else (300_000, 60.0)
     made = events(count, SEED)
     with tempfile.TemporaryDirectory() as folder, broker(_faust_topics()) as place:
         data = Path(folder)

@@ -1,5 +1,6 @@
 """Commands that look at things: schemas, features, settings, a ranking, the ranking log."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -147,7 +148,22 @@ def recount(
         raise typer.Exit(1)
 
 
+def funnel(
+    queries: Annotated[int, typer.Option(min=1, max=10_000, help="Real baskets to ask as queries.")] = 200,
+    first_week: Annotated[int, typer.Option(min=1, max=53, help="First week that they are from.")] = 41,
+    as_json: Json = False,
+) -> None:
+    """Measure what the L1 cut of the live release costs, against an auction over every eligible Pin.
+
+    Example: SKEWLESS_DATA_DIR=var/demo skewless funnel --queries 500
+    """
+    from .funnel import live_cut_recall  # noqa: PLC0415
+
+    recall = live_cut_recall(Settings.load(), queries, first_week, seed=1)
+    Output(as_json).record("share of the uncut auction's winners in the cut", dataclasses.asdict(recall))
+
+
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    for command in (rank, recount, schema, features, settings):
+    for command in (rank, recount, funnel, schema, features, settings):
         app.command()(command)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.topics import PIN_EMBEDDED
@@ -40,13 +41,21 @@ class Outlet:
 
     def produce_rows(self, rows: EmbeddedRows) -> None:
         """Queue rows for pin.embedded.v1, each on its Pin's partition."""
-        messages: list[dict[str, Any]] = [
-            {"key": key, "value": value, "partition": partition}
-            for key, value, partition in zip(rows.keys, rows.values, rows.partitions, strict=True)
-        ]
+        # NOTE: produce_batch passes over a partition that is named per message, so there is one call
+        # per partition; librdkafka takes one lock for each.
+        order = np.argsort(rows.partitions, kind="stable")
+        numbers, starts = np.unique(np.array(rows.partitions)[order], return_index=True)
+        for number, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=bool(len(numbers))):
+            self._produce(
+                number, [{"key": rows.keys[place], "value": rows.values[place]} for place in places.tolist()]
+            )
+        self._producer.poll(0)
+
+    def _produce(self, partition: int, messages: list[dict[str, Any]]) -> None:
         while messages:
-            queued = self._producer.produce_batch(PIN_EMBEDDED.name, messages, on_delivery=self._on_delivery)
-            self._producer.poll(0)
+            queued = self._producer.produce_batch(
+                PIN_EMBEDDED.name, messages, partition=partition, on_delivery=self._on_delivery
+            )
             if queued == len(messages):
                 return
             messages = self._refused(messages)

@@ -16,6 +16,7 @@ COMMANDS = (
     "broker",
     "rank",
     "recount",
+    "funnel",
     "schema",
     "features",
     "settings",

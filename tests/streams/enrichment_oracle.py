@@ -95,7 +95,7 @@ class Oracle:
 
 
 def check(settings: KafkaSettings, oracle: Oracle, tower_version: str) -> Counter[str]:
-    """Assert that the newest row of every key is the oracle's and every poison has its letter. Counts rows."""
+    """Assert that the newest row of every key is the oracle's and each poison has its letter."""
     newest: dict[bytes, PinEmbedded] = {}
     rows = read_all(settings, PIN_EMBEDDED.name)
     for message in rows:

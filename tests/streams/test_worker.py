@@ -1,0 +1,205 @@
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from prometheus_client import CollectorRegistry
+
+from features.pin_state import PIN_RECORD, Records
+from features.store import MemoryStore, RecordStore
+from schemas.codec import decode, encode
+from schemas.embeddings import PinEmbedded
+from schemas.errors import Refused
+from schemas.events import PinChanged
+from schemas.topics import PIN_AGGREGATED, PIN_CHANGED, PIN_EMBEDDED
+from streams.embedded_broker import EmbeddedBroker
+from streams.enrichment import PinEmbedder
+from streams.kafka import KafkaSettings, consumer_config, producer_config
+from streams.outlet import DeliveryFailed
+from streams.telemetry import EnrichmentTelemetry
+from streams.worker import EnrichmentWorker, WorkerSettings
+from tests.fakes import FakeEmbedded, FakePinTower
+from tests.schemas.examples import VERSION_A, VERSION_B
+from tests.streams.enrichment_oracle import Oracle, check, publish, read_all
+
+DEADLINE_SECONDS = 30.0
+SETTINGS = WorkerSettings(poll_seconds=0.02, status_interval_seconds=0.05)
+
+
+@pytest.fixture
+def kafka() -> Iterator[KafkaSettings]:
+    with EmbeddedBroker() as broker:
+        yield KafkaSettings(
+            bootstrap_servers=broker.bootstrap_servers, session_timeout_ms=1_500, heartbeat_interval_ms=300
+        )
+
+
+class _Running:
+    """A worker in a thread of this process."""
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        store: RecordStore,
+        towers: Sequence[PinEmbedder],
+        settings: WorkerSettings = SETTINGS,
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self._stop, self._failure = threading.Event(), list[BaseException]()
+        telemetry = EnrichmentTelemetry(self.registry)
+        self._worker = EnrichmentWorker(kafka, settings, store, lambda: towers, telemetry, time.monotonic)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._worker.run(self._stop.is_set)
+        except BaseException as error:
+            self._failure.append(error)
+
+    def stop(self) -> None:
+        """Stop in good order; raises what the worker raised."""
+        self._stop.set()
+        self._thread.join(DEADLINE_SECONDS)
+        assert not self._thread.is_alive()
+        if self._failure:
+            raise self._failure[0]
+
+    def failed(self) -> None:
+        """Wait for the worker to end by itself; raises what it raised."""
+        self._thread.join(DEADLINE_SECONDS)
+        self.stop()
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"skewless_enrichment_{name}", labels) or 0.0
+
+    def wait(self, name: str, at_least: float, **labels: str) -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while self.value(name, **labels) < at_least:
+            assert self._thread.is_alive(), self._failure
+            assert time.monotonic() < deadline, (name, labels, self.value(name, **labels))
+
+
+def _publish(kafka: KafkaSettings, *events: PinChanged) -> None:
+    producer = Producer(producer_config(kafka))
+    for event in events:
+        producer.produce(PIN_CHANGED.name, encode(event), key=b"%d" % event.pin_id)
+    assert producer.flush(10) == 0
+
+
+def _committed(kafka: KafkaSettings) -> int:
+    consumer = Consumer(consumer_config(kafka, kafka.enrichment_group))
+    wanted = [TopicPartition(PIN_CHANGED.name, number) for number in range(PIN_CHANGED.partitions)]
+    total = sum(max(0, one.offset) for one in consumer.committed(wanted, timeout=10))
+    consumer.close()
+    return total
+
+
+def _rows(kafka: KafkaSettings) -> list[PinEmbedded]:
+    return [decode(PinEmbedded, message.value()) for message in read_all(kafka, PIN_EMBEDDED.name)]
+
+
+def test_events_of_both_sources_become_rows_letters_and_commits(kafka: KafkaSettings) -> None:
+    publish(kafka, 2_000, pins=100, seed=7)
+    oracle = Oracle().fold(kafka)
+    running = _Running(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
+    for topic in (PIN_CHANGED.name, PIN_AGGREGATED.name):
+        bad = sum(place[0] == topic for place in oracle.poison)
+        good = len(read_all(kafka, topic)) - bad
+        running.wait("events_total", bad, topic=topic, result="dead_lettered")
+        running.wait("events_total", good, topic=topic, result="applied")
+    running.stop()
+    counted = check(kafka, oracle, VERSION_A)
+    assert counted["letters"] == counted["poison"]
+    assert running.value("rows_total", tower="0") == counted["rows"]
+
+
+def test_a_row_lies_on_the_partition_that_its_event_came_from(kafka: KafkaSettings) -> None:
+    _publish(kafka, *(PinChanged(pin_id=pin, occurred_at_ms=5) for pin in range(50)))
+    running = _Running(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
+    running.wait("rows_total", 50, tower="0")
+    running.stop()
+    sources = {one.key(): one.partition() for one in read_all(kafka, PIN_CHANGED.name)}
+    rows = {(one.key() or b"").split(b":")[0]: one.partition() for one in read_all(kafka, PIN_EMBEDDED.name)}
+    assert rows == sources
+
+
+def test_a_dead_letter_keeps_its_bytes_and_its_headers(kafka: KafkaSettings) -> None:
+    producer = Producer(producer_config(kafka))
+    producer.produce(PIN_CHANGED.name, b"\x00{", key=b"\xff", headers=[("ce_type", b"pin.changed.v9")])
+    producer.flush(10)
+    running = _Running(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
+    running.wait("dead_letters_total", 1, topic="pin.changed.v1", reason="unknown_version")
+    running.stop()
+    (letter,) = read_all(kafka, PIN_CHANGED.dlq)
+    assert (letter.key(), letter.value()) == (b"\xff", b"\x00{")
+    headers = dict(letter.headers() or [])
+    assert headers["x-dlq-reason"] == b"unknown_version"
+    assert headers["ce_type"] == b"pin.changed.v9"
+
+
+def test_a_new_live_tower_gets_a_row_of_every_stored_pin(kafka: KafkaSettings, tmp_path: Path) -> None:
+    _publish(kafka, *(PinChanged(pin_id=pin, occurred_at_ms=5, price_micros=pin) for pin in range(40)))
+    towers: list[PinEmbedder] = [FakePinTower()]
+    path = tmp_path / "status.json"
+    settings = WorkerSettings(
+        poll_seconds=0.02, backfill_chunk_pins=7, status_path=path, status_interval_seconds=0.05
+    )
+    running = _Running(kafka, MemoryStore(PIN_RECORD), towers, settings)
+    running.wait("rows_total", 40, tower="0")
+    towers.append(FakePinTower(version=VERSION_B))
+    running.wait("backfill_complete", 1, tower="1")
+    running.stop()
+    rows = [row for row in _rows(kafka) if row.tower_version == VERSION_B]
+    assert sorted((row.pin_id, row.price_micros) for row in rows) == [(pin, pin) for pin in range(40)]
+    assert len(_rows(kafka)) == 80
+    status = json.loads(path.read_text())
+    assert status["backfills"][VERSION_B] == {"pins": 40, "done": True}
+    assert (status["events"], status["lag_events"], status["partitions"]) == (40, 0, 64)
+
+
+def test_two_workers_share_the_partitions_and_lose_nothing_when_one_leaves(kafka: KafkaSettings) -> None:
+    first = _Running(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
+    first.wait("partitions", 64)
+    second = _Running(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
+    second.wait("partitions", 32)
+    publish(kafka, 1_000, pins=60, seed=8)
+    for running in (first, second):
+        running.wait("events_total", 1, topic="pin.changed.v1", result="applied")
+    second.stop()
+    first.wait("partitions", 64)
+    publish(kafka, 500, pins=60, seed=9)
+    oracle = Oracle().fold(kafka)
+    total = sum(state["changed_offset"] >= 0 for state in oracle.pins.values())
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < deadline and _committed(kafka) < len(read_all(kafka, PIN_CHANGED.name)):
+        pass
+    first.stop()
+    assert total > 0
+    check(kafka, oracle, VERSION_A)
+
+
+def test_a_row_that_the_broker_does_not_take_stops_the_worker_before_the_commit(kafka: KafkaSettings) -> None:
+    _publish(kafka, PinChanged(pin_id=1, occurred_at_ms=5))
+    running = _Running(kafka, MemoryStore(PIN_RECORD), [_Huge()])
+    with pytest.raises(DeliveryFailed):
+        running.failed()
+    assert _committed(kafka) == 0
+
+
+class _Huge(FakePinTower):
+    """Vectors so long that a row is larger than a message may be."""
+
+    def embed(self, pins: Records, /) -> FakeEmbedded:
+        return FakeEmbedded(np.ones((len(pins), 600_000), np.float32), np.ones(len(pins), np.int64))
+
+
+def test_the_state_of_another_cluster_is_refused_at_start(kafka: KafkaSettings) -> None:
+    store = MemoryStore(PIN_RECORD)
+    store.put_many(np.empty(0, np.int64), np.empty(0, PIN_RECORD), [], {"kafka_cluster": b"another"})
+    with pytest.raises(Refused, match="state_of_another_cluster"):
+        _Running(kafka, store, [FakePinTower()])

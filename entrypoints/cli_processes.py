@@ -138,12 +138,14 @@ def train(
         Live, typer.Option(help="Name it in LIVE, as the serving tower or as a candidate.")
     ] = "no",
     name: Annotated[str, typer.Option(help="What the result file is called.")] = "last",
+    item_knn: Annotated[bool, typer.Option(help="Judge item-kNN too; the slowest of the baselines.")] = True,
     as_json: Json = False,
 ) -> None:
     """Train a two-tower checkpoint on The Complete Journey and judge it on later real baskets.
 
     Example: skewless train --first-week 1 --last-week 26 --live serving
     """
+    from evaluation.recipe import Recipe  # noqa: PLC0415
     from evaluation.splits import TimeSplit  # noqa: PLC0415
 
     from .training import train_tower  # noqa: PLC0415
@@ -156,7 +158,7 @@ def train(
             note = f"{done.rows_per_second:,.0f} pairs/s, loss {done.loss:.3f}"
             bars.update(task, total=done.steps, completed=done.step, note=note)
 
-        summary = train_tower(Settings.load(), split, live, name, show)
+        summary = train_tower(Settings.load(), Recipe(split, with_item_knn=item_knn), live, name, show)
     if as_json:
         Output(True).data(summary)
         return

@@ -77,6 +77,7 @@ def _recalls(tower: dict[str, Any]) -> dict[str, float | None]:
         "recall_at_20": "two_towers",
         "popularity_recall_at_20": "popularity",
         "itemknn_recall_at_20": "item_knn",
+        "own_history_recall_at_20": "own_history",
     }
     recalls = tower.get("recalls", {})
     return {name: recalls.get(method) for name, method in names.items()}
@@ -126,8 +127,10 @@ def print_figures(figures: dict[str, Any], settings: Settings) -> None:
 
 
 def _lines(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    recalls = [figures[f"{name}recall_at_20"] for name in ("", "popularity_", "itemknn_")]
-    towers, popularity, knn = (f"{value:.4f}" if value is not None else "not measured" for value in recalls)
+    recalls = [figures[f"{name}recall_at_20"] for name in ("", "popularity_", "itemknn_", "own_history_")]
+    towers, popularity, knn, own = (
+        f"{value:.4f}" if value is not None else "not measured" for value in recalls
+    )
     laps = ", ".join(f"{what} {seconds:g} s" for what, seconds in figures["time_went_into_s"].items())
     return [
         ("first ranked ad", f"{figures['first_ad_s']} s after the start"),
@@ -135,7 +138,7 @@ def _lines(figures: dict[str, Any]) -> list[tuple[str, str]]:
                    f"{figures['coupon_changes']:,} coupon changes, all real)"),
         ("events/s", f"{figures['events_per_s']:,} into embeddings, everything else running beside"),
         ("event to servable", f"p50 {figures['freshness_p50_s']} s, p99 {figures['freshness_p99_s']} s"),
-        ("recall@20", f"towers {towers}, popularity {popularity}, item-kNN {knn}"),
+        ("recall@20", f"towers {towers}, popularity {popularity}, item-kNN {knn}, own history {own}"),
         ("queries", f"{figures['queries']:,} answered, {figures['failed_queries']} failed, "
                     f"p50 {figures['query_p50_ms']} ms, p99 {figures['query_p99_ms']} ms"),
         ("swaps", f"{figures['swaps']}, {figures['refused_releases']} releases refused"),

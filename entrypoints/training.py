@@ -8,7 +8,6 @@ import orjson
 
 from datasets.complete_journey import Journey
 from evaluation.recipe import Recipe, run_recipe
-from evaluation.splits import TimeSplit
 from features.definitions import registry
 from models.live_towers import read_live_towers, write_live_towers
 from models.training import Progress
@@ -20,13 +19,14 @@ Live = Literal["no", "serving", "candidate"]
 
 
 def train_tower(
-    settings: Settings, split: TimeSplit, live: Live, name: str, progress: Callable[[Progress], None]
+    settings: Settings, recipe: Recipe, live: Live, name: str, progress: Callable[[Progress], None]
 ) -> dict[str, Any]:
     """Train, calibrate, judge on later baskets, save; then name the tower in LIVE as asked.
 
     The result is also kept in the data directory's `status/tower-<name>.json`.
     """
-    result = run_recipe(Journey.installed(), Recipe(split), settings.towers_dir, registry(), progress)
+    split = recipe.split
+    result = run_recipe(Journey.installed(), recipe, settings.towers_dir, registry(), progress)
     version = result.manifest.tower_version
     if live != "no":
         others = [one for one in read_live_towers(settings.towers_dir) if one != version]

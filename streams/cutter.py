@@ -216,7 +216,7 @@ class Cutter:
         """Write a snapshot of each live version that changed; then commit, then tell."""
         self._adopt_live()
         cut = [self._write(version, hour_ms) for version in self._towers if self._is_worth_a_cut(version)]
-        if cut:
+        if self._settle_unchanged() or cut:
             self._commit()
         for manifest in cut:
             self.counts.snapshots += 1
@@ -242,6 +242,17 @@ class Cutter:
         self._table.mark_cut(version)
         self._durable[version] = positions(manifest)
         return manifest
+
+    def _settle_unchanged(self) -> bool:
+        """A version's newest snapshot also covers rows that changed nothing; true when some were read.
+
+        Redelivered rows are such. Without this the group's lag would never come down to 0.
+        """
+        still = [version for version in self._towers if not self._table.changed(version)]
+        moved = [one for one in still if self._durable[one] and self._durable[one] != self._covered[one]]
+        for version in moved:
+            self._durable[version] = dict(self._covered[version])
+        return bool(moved)
 
     def _commit(self) -> None:
         """Commit what the newest snapshots of all live versions cover."""

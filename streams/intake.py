@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -67,7 +67,9 @@ class Intake:
         self._sources, self._store, self._telemetry, self._handover = sources, store, telemetry, handover
         self.assigned: set[Partition] = set()
         self._moved = False
-        overrides = {"on_commit": _on_commit, "queued.max.messages.kbytes": 131_072}
+        self._asked: dict[Partition, int] = {}
+        self._not_committed: dict[Partition, int] = {}
+        overrides = {"on_commit": self._on_commit, "queued.max.messages.kbytes": 131_072}
         self._consumer = Consumer(consumer_config(settings, settings.enrichment_group, overrides), logger=log)
         self._check_cluster()
         self._consumer.subscribe(
@@ -122,6 +124,7 @@ class Intake:
     def _leave(self) -> None:
         self._moved = True
         self.assigned = set()
+        self._asked, self._not_committed = {}, {}
         self._telemetry.partitions.set(0)
 
     def read(self, count: int, timeout_seconds: float) -> Fetched | None:
@@ -136,7 +139,11 @@ class Intake:
         if self._moved:
             # Fetched before the partitions went to somebody else: theirs to read now.
             messages = [one for one in messages if (one.topic(), one.partition()) in self.assigned]
-        return self._fetched(messages) if messages else None
+        if messages:
+            return self._fetched(messages)
+        if self._not_committed:
+            self.commit({}, wait=False)
+        return None
 
     def _fetched(self, messages: list[Message]) -> Fetched:
         by_topic: dict[str, list[Message]] = {}
@@ -152,12 +159,28 @@ class Intake:
         return Fetched(batches, by_topic, offsets)
 
     def commit(self, offsets: Offsets, *, wait: bool) -> None:
-        """Tell the group that everything before these offsets is done with."""
-        wanted = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
+        """Tell the group that everything before these offsets is done with.
+
+        A failure (a rebalance, a coordinator that moves) is no loss: it is tried again with the next
+        commit or at the next idle moment, and a restart before that repeats what the fold passes over.
+        """
+        merged, self._not_committed = self._not_committed | dict(offsets), {}
+        self._asked |= merged
+        wanted = [TopicPartition(topic, number, offset) for (topic, number), offset in merged.items()]
         if wanted and wait:
-            self._consumer.commit(offsets=wanted, asynchronous=False)
+            try:
+                self._consumer.commit(offsets=wanted, asynchronous=False)
+            except KafkaException as error:
+                self._on_commit(error.args[0], wanted)
         elif wanted:
             self._consumer.commit(offsets=wanted, asynchronous=True)
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        if error is not None:
+            log.warning("commit: %s", error)
+            failed = [(str(one.topic), int(one.partition)) for one in partitions]
+            # The highest offset asked for, not the one that failed: a later commit may have succeeded.
+            self._not_committed |= {one: self._asked[one] for one in failed if one in self._asked}
 
     def lag(self) -> dict[str, int]:
         """Messages between position and end of the topic, by topic, as far as the fetcher knows."""
@@ -204,9 +227,3 @@ def _is_event(message: Message) -> bool:
         raise KafkaException(error)
     log.warning("consumer: %s", error)
     return False
-
-
-def _on_commit(error: KafkaError | None, partitions: Any) -> None:
-    if error is not None:
-        # Harmless: the next batch commits later offsets, and after a crash the fold passes over repeats.
-        log.warning("commit: %s", error)

@@ -61,6 +61,11 @@ class EnrichmentTelemetry:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._add_position(registry)
+        self._make_series()
+
+    def _add_position(self, registry: CollectorRegistry) -> None:
+        """How far the worker is, in its sources and in its backfills."""
         # Messages between this worker's position and the end of its partitions. Growing: add workers.
         self.lag = Gauge(
             "skewless_enrichment_lag_events", "Messages not read yet, by topic", ["topic"], registry=registry
@@ -91,7 +96,6 @@ class EnrichmentTelemetry:
             ["tower"],
             registry=registry,
         )
-        self._make_series()
 
     def _make_series(self) -> None:
         """Start every series at 0, so that a rate sees its first event."""

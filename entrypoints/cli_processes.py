@@ -130,7 +130,7 @@ def serve(
     running.run()
 
 
-def train(
+def train(  # noqa: PLR0917 - options, each with a default
     first_week: Annotated[int, typer.Option(min=1, max=52, help="First week of the year to train on.")] = 1,
     last_week: Annotated[int, typer.Option(min=1, max=51, help="Last week to train on.")] = 26,
     held_out_weeks: Annotated[int, typer.Option(min=1, max=26, help="Weeks after it to judge on.")] = 2,

@@ -60,6 +60,10 @@ def demo_figures(
         "recounted_pairs": recounted.pairs,
         "mixed_version_responses": recounted.mixed,
         "releases": [swap["release_id"] for swap in reversed(served)],
+        "swap_history": [
+            {name: swap[name] for name in ("release_id", "at_ms", "load_seconds", "freshness")}
+            for swap in reversed(served)
+        ],
         "time_went_into_s": laps,
         "samples": [one.model_dump(mode="json") for one in samples],
         "console": f"{url}/",

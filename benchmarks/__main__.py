@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 
-NAMES = ("bytes_per_pin", "rank", "swap_storm", "enrich")
+NAMES = ("bytes_per_pin", "index_curve", "rank", "swap_storm", "enrich")
 
 
 def main(arguments: list[str]) -> int:

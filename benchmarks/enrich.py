@@ -125,6 +125,7 @@ def _running(commands: list[list[str]]) -> Iterator[None]:
     try:
         yield
     finally:
+        died = [one for one in started if one.poll() is not None]
         for one in started:
             one.send_signal(signal.SIGTERM)
         for one in started:
@@ -133,6 +134,8 @@ def _running(commands: list[list[str]]) -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 one.kill()
                 one.wait()
+    if died:
+        raise RuntimeError(f"{died[0].args} ended by itself with {died[0].returncode}: its rate means nothing")
 
 
 if __name__ == "__main__":

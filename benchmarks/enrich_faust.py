@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--form", choices=["table", "store"], required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    arguments.state.mkdir(parents=True, exist_ok=True)
     app = build_app(arguments, PinTower.load(arguments.towers, arguments.version, registry()))
     app.finalize()
     # NOTE: otherwise Faust opens port 6066 on every address of the host.

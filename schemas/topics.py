@@ -73,3 +73,6 @@ TOPICS: dict[str, Topic] = {
 
 ENRICHMENT_SOURCES: tuple[Topic, ...] = (PIN_CHANGED, PIN_AGGREGATED)
 """What the enrichment worker folds into a Pin's state. Equal partition counts keep a Pin on one worker."""
+
+DEAD_LETTERED: tuple[Topic, ...] = (*ENRICHMENT_SOURCES, PIN_EMBEDDED)
+"""Topics that a process of ours reads, and so may have to dead-letter from."""

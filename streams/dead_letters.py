@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from schemas.topics import TOPICS
+from schemas.topics import PIN_EMBEDDED, TOPICS
 
 from .sources import DeadLetter
 
 Headers = list[tuple[str, bytes | None]]
 
-STAGE = "enrichment"
 _MESSAGE_CHARACTERS = 1000
 
 
@@ -28,7 +27,7 @@ def letter_headers(
         "partition": str(letter.partition),
         "offset": str(letter.offset),
         "timestamp": str(letter.ingested_at_ms),
-        "stage": STAGE,
+        "stage": "snapshot" if letter.topic == PIN_EMBEDDED.name else "enrichment",
         "worker": worker,
     }
     ours: Headers = [

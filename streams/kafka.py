@@ -1,6 +1,5 @@
 """How we talk to Kafka: settings, librdkafka configuration, topics."""
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -12,7 +11,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type:
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
 from schemas.errors import Refused
-from schemas.topics import ENRICHMENT_SOURCES, TOPICS, Topic
+from schemas.topics import DEAD_LETTERED, TOPICS, Topic
+from schemas.transport import remote_hosts
 
 from .embedded_broker import CLUSTER_ID_PREFIX, WARNING
 
@@ -46,7 +46,7 @@ class KafkaSettings(BaseModel):
 
     @model_validator(mode="after")
     def _encrypted_or_local(self) -> Self:
-        remote = [host for host in _hosts(self.bootstrap_servers) if not _is_loopback(host)]
+        remote = remote_hosts(self.bootstrap_servers)
         if self.security_protocol in ("PLAINTEXT", "SASL_PLAINTEXT") and remote and not self.allow_plaintext:
             raise Refused(
                 "kafka_plaintext",
@@ -55,21 +55,6 @@ class KafkaSettings(BaseModel):
                 fix="Set the security protocol to SASL_SSL, or allow plaintext in so many words.",
             )
         return self
-
-
-def _hosts(bootstrap_servers: str) -> list[str]:
-    """Host names of `host:port,[v6]:port`, with or without a `PROTOCOL://` in front."""
-    addresses = [one.strip().rpartition("://")[2] for one in bootstrap_servers.split(",") if one.strip()]
-    return [one.rpartition(":")[0].strip("[]") or one for one in addresses]
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _connection(settings: KafkaSettings) -> Config:
@@ -149,7 +134,7 @@ class _Wanted:
 def _wanted() -> dict[str, _Wanted]:
     topics = {topic.name: _Wanted(topic.partitions, _topic_config(topic)) for topic in TOPICS.values()}
     letters = {"cleanup.policy": "delete", "retention.ms": "-1"}
-    return topics | {topic.dlq: _Wanted(topic.partitions, letters) for topic in ENRICHMENT_SOURCES}
+    return topics | {topic.dlq: _Wanted(topic.partitions, letters) for topic in DEAD_LETTERED}
 
 
 def _topic_config(topic: Topic) -> dict[str, str]:

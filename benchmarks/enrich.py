@@ -135,7 +135,7 @@ def _running(commands: list[list[str]]) -> Iterator[None]:
                 one.kill()
                 one.wait()
     if died:
-        raise RuntimeError(f"{died[0].args} ended by itself with {died[0].returncode}")
+        raise RuntimeError(f"{died[0].args!r} ended by itself with {died[0].returncode}")
 
 
 if __name__ == "__main__":

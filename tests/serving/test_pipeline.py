@@ -75,7 +75,8 @@ def test_the_log_shows_a_tower_that_is_not_the_manifests(parts: ServingParts, as
 def test_a_request_keeps_its_release_while_another_is_swapped_in(
     parts: ServingParts, assembly: Assembly
 ) -> None:
-    old, new = fake_index("r1", TOWER, pins(10)), fake_index("r2", OTHER, pins(10))
+    # The new one has the same Pins and more, in another order of liking.
+    old, new = fake_index("r1", TOWER, pins(10)), fake_index("r2", OTHER, pins(40), np.arange(40.0) / 10)
     first, second = live(old, assembly), live(new, assembly)
     parts.handle.swap(first)
 
@@ -88,6 +89,7 @@ def test_a_request_keeps_its_release_while_another_is_swapped_in(
     during, after = parts.pipeline.rank(RankRequest()), parts.pipeline.rank(RankRequest())
     assert (during.provenance.release_id, after.provenance.release_id) == ("r1", "r2")
     assert {ad.tower_version for ad in during.ads} == {during.provenance.query_tower_version} == {TOWER}
+    assert set(during.retrieved_pins.tolist()) == set(old.attributes["pin_id"].tolist())
     assert {ad.tower_version for ad in after.ads} == {after.provenance.query_tower_version} == {OTHER}
     parts.watcher.check()
     assert old.closed

@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import version
 
 import typer
+from rich.markup import escape
 
 from schemas.errors import Refused, RetryableError
 
@@ -58,7 +59,7 @@ def main() -> None:
         messages.print(f"  fix       {refused.fix}", markup=False, soft_wrap=True)
         sys.exit(EXIT_REFUSED)
     except RetryableError as error:
-        messages.print(f"[bold yellow]unavailable[/] {error}", soft_wrap=True)
+        messages.print(f"[bold yellow]unavailable[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(EXIT_UNAVAILABLE)
 
 

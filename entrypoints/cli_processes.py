@@ -1,5 +1,6 @@
 """Commands that run a process: broker, enrichment, snapshots, server, training, replay, demo."""
 
+import dataclasses
 import logging
 import signal
 import threading
@@ -60,6 +61,19 @@ def broker(as_json: Json = False) -> None:
         messages.print(WARNING, style="yellow")
         Output(as_json).record("broker", {"bootstrap_servers": running.bootstrap_servers})
         stop.wait()
+
+
+def topics(as_json: Json = False) -> None:
+    """Create the Kafka topics that are missing, and check those that are there.
+
+    Example: SKEWLESS_KAFKA_BOOTSTRAP_SERVERS=localhost:9092 skewless topics
+    """
+    from streams.kafka import ensure_topics  # noqa: PLC0415
+
+    from .wiring import kafka_settings  # noqa: PLC0415
+
+    report = ensure_topics(kafka_settings(Settings.load()))
+    Output(as_json).record("topics", dataclasses.asdict(report))
 
 
 def enrich(
@@ -196,5 +210,5 @@ def demo(
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    for command in (demo, serve, enrich, snapshots, train, broker):
+    for command in (demo, serve, enrich, snapshots, train, broker, topics):
         app.command()(command)

@@ -102,7 +102,13 @@ def publish(
     from .wiring import release_store  # noqa: PLC0415
 
     store = release_store(Settings.load())
-    store.publish(release_id, actor=getpass.getuser(), reason=reason, expected_current=store.current())
+    store.publish(
+        release_id,
+        actor=getpass.getuser(),
+        reason=reason,
+        expected_current=store.current(),
+        registry_hash=registry().content_hash,
+    )
     Output(as_json).record("published", {"live": store.current()})
 
 

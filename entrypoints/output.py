@@ -40,7 +40,8 @@ class Output:
             table.add_column(column)
         for row in rows:
             table.add_row(*(_cell(value) for value in row.values()))
-        Console(highlight=False).print(table)
+        # What is in a cell is data (titles, reasons), never markup.
+        Console(highlight=False, markup=False).print(table)
 
     def record(self, title: str, record: Mapping[str, Any]) -> None:
         """One result with named values."""

@@ -71,6 +71,10 @@ class Releaser:
         try:
             manifest = build_from_snapshot(self._settings, snapshot.snapshot_id)
             if manifest.release_id == self._store.current():
+                self._settle_towers(manifest.tower_version)  # a crash may have come before it
+                return
+            if manifest.release_id in {move.release_id for move in self._store.audit()}:
+                # A restarted cutter tells of its newest snapshots again: one that was rolled back stays so.
                 return
             self._store.publish(
                 manifest.release_id,

@@ -63,11 +63,14 @@ class ReleaseStore:
         return release_manifest(self.directory(release_id))
 
     def current(self) -> str | None:
-        """The live release's id."""
+        """The live release's id. Raises Refused when CURRENT holds no text."""
         try:
             return (self.root / CURRENT).read_text(encoding="ascii").strip() or None
         except FileNotFoundError:
             return None
+        except UnicodeDecodeError as error:
+            fix = "Write the id of a release (`skewless release audit` lists them) into it."
+            raise Refused("bad_current", f"a release id in {CURRENT}", str(error), fix) from error
 
     def comparable_live(self) -> ReleaseManifest | None:
         """The live release's manifest, to measure a candidate by. None when there is none or it is damaged:
@@ -100,8 +103,8 @@ class ReleaseStore:
             checks.registry(candidate.registry_hash, registry_hash)
         with self._locked():
             current = self._expect(expected_current)
-            if current == release_id:
-                return self.audit()[-1]
+            if current == release_id and (moves := self.audit()):
+                return moves[-1]
             live = self.comparable_live()
             checks.not_stale(candidate.hour_ms, live)
             checks.enough_rows(candidate.index.rows, live, min_rows_ratio)

@@ -20,7 +20,10 @@ from .swaps import Swap
 
 _VERSION_DIGITS = 12
 _STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-_FRESHNESS_SECONDS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0)
+_FRESHNESS_SECONDS = (
+    *(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0),
+    *(900.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0),
+)
 STAGES = ("query_tower", "retrieval", "l1", "auction", "total")
 OUTCOMES = ("ok", "empty", "invalid", "no_release", "error")
 

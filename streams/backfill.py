@@ -15,6 +15,9 @@ from features.store import RecordStore
 from .embedded_rows import EmbeddedRows, embedded_rows
 from .enrichment import PinEmbedder, embed_rows
 
+_LIVE = "live_towers"
+"""Store metadata: the tower versions that the batch stored last was embedded with."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -51,12 +54,15 @@ class Backfill:
         self._store = store
         self._chunk_pins = chunk_pins
         self.progress: dict[str, Progress] = {}
+        live = store.get_meta(_LIVE)
+        self._live: list[str] | None = None if live is None else json.loads(live)
 
     def next_chunk(self, towers: Sequence[PinEmbedder], partitions: frozenset[int]) -> Chunk | None:
         """The next rows to produce, or None when all towers have all Pins of these partitions.
 
         Raises Refused when a tower can embed no Pin of a chunk.
         """
+        self._note_live([tower.version for tower in towers])
         if not partitions:
             return None
         for ordinal, tower in enumerate(towers):
@@ -65,12 +71,26 @@ class Backfill:
                 return self._chunk(ordinal, tower, progress)
         return None
 
+    def _note_live(self, versions: list[str]) -> None:
+        """A tower that comes back missed what changed while it was not live: its backfill starts over."""
+        if versions == self._live:
+            return
+        back = [one for one in versions if self._live is not None and one not in self._live]
+        self.progress |= dict.fromkeys(back, Progress())
+        meta = {_name(version): json.dumps(asdict(Progress())).encode() for version in back}
+        meta[_LIVE] = json.dumps(versions).encode()
+        self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
+        self._live = versions
+
     def _of(self, version: str, partitions: frozenset[int]) -> Progress:
         if version not in self.progress:
             self.progress[version] = self._stored(version, partitions)
         if not self.progress[version].covers(partitions):
             # Pins of a partition that came later may lie below `after`: start over, repeats are harmless.
             self.progress[version] = Progress(partitions=tuple(sorted(partitions)))
+        elif not self.progress[version].done:
+            # Those that went are another worker's: our states of their Pins fall behind its.
+            self.progress[version] = replace(self.progress[version], partitions=tuple(sorted(partitions)))
         return self.progress[version]
 
     def _stored(self, version: str, partitions: frozenset[int]) -> Progress:

@@ -52,6 +52,9 @@ class KafkaEmbeddedTopic:
         try:
             metadata = self._consumer.list_topics(PIN_EMBEDDED.name, timeout=_ASK_SECONDS)
             numbers = self._partitions or sorted(metadata.topics[PIN_EMBEDDED.name].partitions)
+            if not numbers:
+                # Assigned to nothing, it would read nothing for ever and not say so.
+                raise RetryableError(f"{PIN_EMBEDDED.name}: there is no such topic")
             return {number: self._end(number) for number in numbers}
         except KafkaException as error:
             raise RetryableError(f"{PIN_EMBEDDED.name}: {error}") from error

@@ -109,7 +109,7 @@ class Intake:
         check_not_ahead(partition, stored, high)
         if missed := missed_events(low, stored):
             self._telemetry.missed_events.labels(committed.topic).inc(missed)
-            log.warning("%s[%d] no longer holds %d events that the state lacks", missed, *partition)
+            log.warning("%s[%d] no longer holds %d events that the state lacks", *partition, missed)
         return TopicPartition(*partition, start_offset(committed.offset, stored))
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

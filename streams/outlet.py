@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 1.0
 _QUEUE_FULL_SECONDS = 0.1
+_CUT_BYTES = 65_536
+"""What is kept of the key and of the value of a letter that Kafka does not take whole."""
 DELIVERY_TIMEOUT_MS = 120_000
 
 
@@ -74,17 +76,23 @@ class Outlet:
         return again
 
     def produce_letter(self, letter: DeadLetter, original_headers: Headers | None) -> None:
-        """Queue one dead letter: key and value as they came."""
+        """Queue one dead letter: key and value as they came, or the start of them where they are too large."""
         headers: Any = letter_headers(letter, self._worker, original_headers)
-        topic = letter_topic(letter)
+        topic, key, value, whole = letter_topic(letter), letter.key, letter.value, True
         while True:
             try:
                 self._producer.produce(
-                    topic, value=letter.value, key=letter.key, headers=headers, on_delivery=self._on_delivery
+                    topic, value=value, key=key, headers=headers, on_delivery=self._on_delivery
                 )
                 return
             except BufferError:
                 self._producer.poll(_QUEUE_FULL_SECONDS)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE or not whole:
+                    raise
+                # With its story it is too large to be sent on; failing here would repeat for ever.
+                key, value, whole = key and key[:_CUT_BYTES], value and value[:_CUT_BYTES], False
+                headers = [*letter_headers(letter, self._worker, None), ("x-dlq-cut", b"true")]
 
     def produce_letters(self, letters: Sequence[tuple[DeadLetter, Headers | None]]) -> None:
         """Queue several dead letters."""

@@ -31,7 +31,7 @@ class EnrichmentTelemetry:
             ["topic", "result"],
             registry=registry,
         )
-        # Dead letters. Alert on the rate: `skewless dlq list` shows what was wrong with them.
+        # Dead letters. Alert on the rate: the x-dlq headers of the dead-letter topic say what is wrong.
         self.dead_letters = Counter(
             "skewless_enrichment_dead_letters_total",
             "Dead-lettered events by topic and reason",

@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from index.builder import build_release
+from index.releases import ReleaseStore
+from streams.embedded_broker import EmbeddedBroker
+from tests.entrypoints.world import cut, save_tower
+
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = (
     "demo",
@@ -14,6 +19,7 @@ COMMANDS = (
     "snapshots",
     "train",
     "broker",
+    "topics",
     "rank",
     "recount",
     "funnel",
@@ -133,3 +139,36 @@ def test_secrets_are_masked_in_the_list_of_settings() -> None:
     )
 
     assert "planted" not in done.stdout + done.stderr
+
+
+def test_topics_leaves_those_of_the_embedded_broker_as_they_are() -> None:
+    with EmbeddedBroker() as broker:
+        done = subprocess.run(
+            [sys.executable, "-m", "entrypoints.cli", "topics", "--json"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=os.environ | {"SKEWLESS_KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers},
+        )
+
+    assert "made its topics itself" in json.loads(done.stdout)["skipped"]
+
+
+def test_a_release_of_another_registry_is_not_published(tmp_path: Path) -> None:
+    tower = save_tower(tmp_path, seed=1)
+    snapshot = cut(tmp_path, tower, 20)
+    store = ReleaseStore(tmp_path / "releases")
+    manifest = build_release(
+        store,
+        tmp_path / "snapshots",
+        snapshot.snapshot_id,
+        tower=tower.model_copy(update={"registry_hash": "0" * 64}),
+        registry_hash="0" * 64,
+    )
+
+    done = skewless("release", "publish", manifest.release_id, data_dir=tmp_path)
+
+    assert done.returncode == 1
+    assert "registry" in done.stderr
+    assert store.current() is None

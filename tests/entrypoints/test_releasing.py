@@ -67,6 +67,10 @@ def test_a_candidate_that_goes_live_becomes_the_serving_tower_and_the_old_one_re
     publish(cut(settings.data_dir, candidate, 30, hour=1))
     assert read_live_towers(settings.towers_dir) == [candidate.tower_version]
 
+    write_live_towers(settings.towers_dir, [serving.tower_version, candidate.tower_version])  # as before a crash
+    publish(cut(settings.data_dir, candidate, 30, hour=1))
+    assert read_live_towers(settings.towers_dir) == [candidate.tower_version]
+
 
 def test_only_the_newest_releases_and_snapshots_are_kept(settings: Settings) -> None:
     tower = save_tower(settings.data_dir, seed=1)
@@ -112,3 +116,18 @@ def test_a_broken_live_file_is_refused(settings: Settings) -> None:
         read_live_towers(settings.towers_dir)
 
     assert "JSON list" in refused.value.expected
+
+
+def test_what_was_rolled_back_is_not_published_again_by_a_cutter_that_restarts(settings: Settings) -> None:
+    tower = save_tower(settings.data_dir, seed=1)
+    write_live_towers(settings.towers_dir, [tower.tower_version])
+    Releaser(settings)(cut(settings.data_dir, tower, 30))
+    store = release_store(settings)
+    good = store.current()
+    bad = cut(settings.data_dir, tower, 30, hour=1)
+    Releaser(settings)(bad)
+    store.rollback(actor="operator", reason="recall fell")
+
+    Releaser(settings)(bad)
+
+    assert store.current() == good

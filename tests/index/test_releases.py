@@ -208,3 +208,17 @@ def test_a_release_does_not_share_its_manifest_with_the_snapshot(workshop: Works
     unshare(directory)
     reseal(directory)
     assert ReleaseStore(workshop.releases.root).manifest(release.release_id) == release
+
+
+def test_a_pointer_that_is_no_text_is_refused(workshop: Workshop) -> None:
+    workshop.published(rows_of(10))
+    (workshop.releases.root / CURRENT).write_bytes(b"\xff\x00")
+    with pytest.raises(Refused, match="bad_current"):
+        workshop.releases.current()
+
+
+def test_publishing_what_is_live_begins_the_trail_anew_when_that_was_moved_away(workshop: Workshop) -> None:
+    release = workshop.published(rows_of(10)).release_id
+    (workshop.releases.root / AUDIT).unlink()
+    workshop.releases.publish(release, actor="a", reason="new trail")
+    assert [move.release_id for move in workshop.releases.audit()] == [release]

@@ -99,3 +99,34 @@ def test_a_pin_that_cannot_be_embedded_is_left_out_and_a_broken_tower_is_refused
     assert _pins(some) == [0, 1, 3]
     with pytest.raises(Refused, match="tower_broken"):
         Backfill(_store(20), 20).next_chunk([FakePinTower(poison=frozenset(range(20)))], ALL)
+
+
+def _drain(backfill: Backfill, store: MemoryStore, towers: list[FakePinTower]) -> list[tuple[str, int]]:
+    rows: list[tuple[str, int]] = []
+    while (chunk := backfill.next_chunk(towers, ALL)) is not None:
+        rows += [(chunk.version[0], pin) for pin in _pins(chunk)]
+        _save(store, chunk)
+    return rows
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_tower_that_comes_back_gets_a_row_of_every_pin_again(restarts: bool) -> None:
+    store = _store(2)
+    backfill = Backfill(store, 3)
+    assert _drain(backfill, store, [OLD, NEW]) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert _drain(backfill, store, [NEW]) == []
+    store.put_many(np.array([2]), empty_records(np.array([2])), [b""])  # OLD has no row of it
+    again = Backfill(store, 3) if restarts else backfill
+    assert _drain(again, store, [NEW, OLD]) == [("a", 0), ("a", 1), ("a", 2)]
+    assert _drain(Backfill(store, 3), store, [NEW, OLD]) == []
+
+
+def test_pins_of_a_partition_that_has_gone_get_no_more_rows() -> None:
+    backfill = Backfill(_store(8), 2)
+    assert backfill.next_chunk([OLD], ALL) is not None
+    chunk = backfill.next_chunk([OLD], frozenset({3}))
+    assert chunk is not None
+    assert _pins(chunk) == [3]
+    started_over = backfill.next_chunk([OLD], ALL)
+    assert started_over is not None
+    assert _pins(started_over) == [0, 1]

@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from index.snapshots import list_snapshots, read_snapshot
-from schemas.topics import PIN_EMBEDDED
+from schemas.errors import RetryableError
+from schemas.topics import PIN_CHANGED, PIN_EMBEDDED
 from streams.embedded_broker import EmbeddedBroker
+from streams.embedded_topic import KafkaEmbeddedTopic
 from streams.kafka import KafkaSettings, consumer_config, producer_config
 
 from .embedded_rows_on_a_topic import Room, read_all, row
@@ -93,3 +96,11 @@ def test_a_killed_cutter_leaves_the_snapshots_of_one_that_was_not(tmp_path: Path
     manifest, _ = read_snapshot(tmp_path / "killed", whole[-1])
     assert manifest.offsets == {PIN_EMBEDDED.name: {0: HOURS * ROWS_AN_HOUR}}
     assert committed.offset == HOURS * ROWS_AN_HOUR
+
+
+def test_without_its_topic_the_cutter_says_so_instead_of_reading_nothing() -> None:
+    with EmbeddedBroker([(PIN_CHANGED.name, 1)]) as broker:
+        consumer = Consumer(consumer_config(KafkaSettings(bootstrap_servers=broker.bootstrap_servers), "g"))
+        with pytest.raises(RetryableError, match="no such topic"):
+            KafkaEmbeddedTopic(consumer).ends()
+        consumer.close()

@@ -1,5 +1,12 @@
+from dataclasses import replace
+
+from confluent_kafka import Consumer, TopicPartition
+
 from schemas.errors import DeadLetterReason
 from streams.dead_letters import letter_headers, letter_topic
+from streams.embedded_broker import EmbeddedBroker
+from streams.kafka import KafkaSettings, consumer_config
+from streams.outlet import Outlet
 from streams.sources import DeadLetter
 
 LETTER = DeadLetter(
@@ -36,3 +43,23 @@ def test_the_headers_tell_the_whole_story_and_keep_the_original_ones() -> None:
 
 def test_a_letter_goes_to_its_own_topics_dead_letters() -> None:
     assert letter_topic(LETTER) == "pin.changed.v1.dlq"
+
+
+def test_a_letter_too_large_for_kafka_is_cut_and_says_so() -> None:
+    with EmbeddedBroker() as broker:
+        settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
+        outlet = Outlet(settings, "worker-1")
+        large = replace(LETTER, value=b"x" * 1_020_000, message="too large")
+        outlet.produce_letters([(large, [("ce_id", b"9")])])
+        outlet.wait()
+
+        reader = Consumer(consumer_config(settings, "test"))
+        metadata = reader.list_topics("pin.changed.v1.dlq", timeout=10)
+        numbers = metadata.topics["pin.changed.v1.dlq"].partitions
+        reader.assign([TopicPartition("pin.changed.v1.dlq", number, 0) for number in numbers])
+        (came,) = reader.consume(1, 10)
+        reader.close()
+
+    assert (came.key(), came.value()) == (b"7", b"x" * 65_536)
+    headers = dict(came.headers() or [])
+    assert (headers["x-dlq-offset"], headers["x-dlq-cut"]) == (b"17", b"true")

@@ -4,10 +4,12 @@ The request path only appends to a bounded queue; a writer thread makes the rows
 queue loses rows, says how many, and never makes a request wait.
 """
 
+import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -17,6 +19,8 @@ from schemas.logs import RankingLog
 
 from .answers import log_of
 from .ranked import Ranked
+
+log = logging.getLogger(__name__)
 
 PREFIX, SUFFIX = "ranking-", ".jsonl"
 _BURST = 32
@@ -73,13 +77,34 @@ class RankingLogWriter:
         """Write up to `_BURST` rows and hand them to the operating system; returns how many."""
         rows = [self._queue.popleft() for _ in range(min(len(self._queue), _BURST))]
         if rows:
-            file = self._file or self._next_file()
-            file.write(b"".join(encode(log_of(ranked)) + b"\n" for ranked in rows))
-            file.flush()
-            self.written += len(rows)
-            if file.tell() >= self._limits.file_bytes:
-                self._finish_file()
+            try:
+                self._write(rows)
+            except OSError as error:
+                # A full disk may have room again: what is lost is counted, the thread lives on.
+                self._lose(len(rows), error)
         return len(rows)
+
+    def _write(self, rows: list[Ranked]) -> None:
+        file = self._file or self._next_file()
+        file.write(b"".join(encode(log_of(ranked)) + b"\n" for ranked in rows))
+        file.flush()
+        self.written += len(rows)
+        if file.tell() >= self._limits.file_bytes:
+            self._finish_file()
+
+    def _lose(self, rows: int, error: OSError) -> None:
+        """Count rows that could not be written, and leave their file, whose last line may be torn."""
+        log.error("%d rows of the ranking log are lost: %s", rows, error)
+        self.dropped += rows
+        for _ in range(rows):
+            self._on_drop()
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()
+            with suppress(OSError):
+                if not Path(file.name).stat().st_size:
+                    Path(file.name).unlink()
 
     def _next_file(self) -> BinaryIO:
         """A new file after the last one there, so a restart never writes into an old file."""

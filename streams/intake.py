@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from features.store import RecordStore
 from schemas.cloudevents import read_headers
-from schemas.errors import Refused
+from schemas.errors import Refused, RetryableError
 from schemas.topics import PIN_EMBEDDED
 
 from .dead_letters import Headers
@@ -77,7 +77,10 @@ class Intake:
         )
 
     def _check_cluster(self) -> None:
-        metadata = self._consumer.list_topics(timeout=_ASK_SECONDS)
+        try:
+            metadata = self._consumer.list_topics(timeout=_ASK_SECONDS)
+        except KafkaException as error:
+            raise RetryableError(f"Kafka is out of reach: {error}") from error
         counts = {
             name: len(metadata.topics[name].partitions) if name in metadata.topics else 0
             for name in (*self._sources, PIN_EMBEDDED.name)

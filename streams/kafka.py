@@ -10,7 +10,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
-from schemas.errors import Refused
+from schemas.errors import Refused, RetryableError
 from schemas.topics import DEAD_LETTERED, TOPICS, Topic
 from schemas.transport import remote_hosts
 
@@ -151,7 +151,10 @@ def ensure_topics(settings: KafkaSettings) -> TopicsReport:
     partitions decides where every Pin's state lives.
     """
     admin = AdminClient(_connection(settings))
-    metadata = admin.list_topics(timeout=_ADMIN_TIMEOUT_SECONDS)
+    try:
+        metadata = admin.list_topics(timeout=_ADMIN_TIMEOUT_SECONDS)
+    except KafkaException as error:
+        raise RetryableError(f"Kafka is out of reach: {error}") from error
     if str(metadata.cluster_id).startswith(CLUSTER_ID_PREFIX):
         return TopicsReport(skipped=f"{WARNING}; it made its topics itself")
     wanted = _wanted()

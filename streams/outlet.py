@@ -76,7 +76,7 @@ class Outlet:
         return again
 
     def produce_letter(self, letter: DeadLetter, original_headers: Headers | None) -> None:
-        """Queue one dead letter: key and value as they came, or the start of them where they are too large."""
+        """Queue one dead letter: key and value as they came, or their beginnings if too large."""
         headers: Any = letter_headers(letter, self._worker, original_headers)
         topic, key, value, whole = letter_topic(letter), letter.key, letter.value, True
         while True:

@@ -62,7 +62,8 @@ class EnrichmentWorker:
     """One process of the group. `run` works until told to stop; an exception out of it is a reason to exit.
 
     Raises Refused for state of another cluster or topics that do not fit, `outlet.DeliveryFailed` when
-    the broker does not take a row, KafkaException when Kafka cannot be worked with.
+    the broker does not take a row, RetryableError when no broker answers at the start, KafkaException when
+    Kafka cannot be worked with.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ def test_a_candidate_that_goes_live_becomes_the_serving_tower_and_the_old_one_re
     publish(cut(settings.data_dir, candidate, 30, hour=1))
     assert read_live_towers(settings.towers_dir) == [candidate.tower_version]
 
-    write_live_towers(settings.towers_dir, [serving.tower_version, candidate.tower_version])  # as before a crash
+    write_live_towers(settings.towers_dir, [serving.tower_version, candidate.tower_version])  # crashed
     publish(cut(settings.data_dir, candidate, 30, hour=1))
     assert read_live_towers(settings.towers_dir) == [candidate.tower_version]
 

@@ -125,3 +125,22 @@ def test_the_ledger_and_the_log_agree_to_the_micro(parts: ServingParts, assembly
     day = parts.ledger.day_of(parts.clock.now_ms())
     assert parts.ledger.spent(day, spent) == list(spent.values())
     assert all(micros <= budgets[pin] for pin, micros in spent.items())
+
+
+def test_rows_that_cannot_be_written_are_counted_and_later_ones_are_written(
+    tmp_path: Path, ranked: Ranked
+) -> None:
+    drops: list[int] = []
+    log = writer(tmp_path / "logs", drops)
+    log.close()  # From here on the test writes, in the writer's place.
+    (tmp_path / "logs").rmdir()
+    log.append(ranked)
+    log._write_burst()
+    assert (log.written, log.dropped, len(drops)) == (0, 1, 1)
+
+    (tmp_path / "logs").mkdir()
+    log.append(ranked)
+    log._write_burst()
+    log._finish_file()
+    assert (log.written, log.dropped) == (1, 1)
+    assert len(list(read_ranking_log(tmp_path / "logs"))) == 1

@@ -7,7 +7,10 @@ from prometheus_client import CollectorRegistry
 
 from features.pin_state import PIN_RECORD
 from features.store import MemoryStore
-from streams.intake import Intake
+from schemas.errors import RetryableError
+from streams import intake, kafka
+from streams.intake import Handover, Intake
+from streams.kafka import KafkaSettings, ensure_topics
 from streams.positions import position_meta
 from streams.telemetry import EnrichmentTelemetry
 
@@ -24,13 +27,24 @@ def test_events_that_are_gone_are_counted_and_named_in_the_log(caplog: pytest.Lo
     store.put_many(
         np.empty(0, np.int64), np.empty(0, PIN_RECORD), [], position_meta({("pin.changed.v1", 3): 40})
     )
-    intake = Intake.__new__(Intake)  # without the connection that its constructor makes
-    intake._store, intake._telemetry = store, EnrichmentTelemetry(metrics)
+    made = Intake.__new__(Intake)  # without the connection that its constructor makes
+    made._store, made._telemetry = store, EnrichmentTelemetry(metrics)
     consumer: Any = _ShortTopic()
 
-    start = intake._start(consumer, TopicPartition("pin.changed.v1", 3, 45))
+    start = made._start(consumer, TopicPartition("pin.changed.v1", 3, 45))
 
     assert start.offset == 40
     labels = {"topic": "pin.changed.v1"}
     assert metrics.get_sample_value("skewless_enrichment_missed_events_total", labels) == 10
     assert caplog.messages == ["pin.changed.v1[3] no longer holds 10 events that the state lacks"]
+
+
+def test_a_broker_that_does_not_answer_is_worth_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "_ASK_SECONDS", 0.2)
+    monkeypatch.setattr(kafka, "_ADMIN_TIMEOUT_SECONDS", 0.2)
+    nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:9")
+    nothing = Handover(lambda: None, lambda: None)
+    with pytest.raises(RetryableError, match="out of reach"):
+        Intake(nowhere, {}, MemoryStore(PIN_RECORD), EnrichmentTelemetry(CollectorRegistry()), nothing)
+    with pytest.raises(RetryableError, match="out of reach"):
+        ensure_topics(nowhere)

@@ -1,0 +1,71 @@
+"""Wrong usage is told in a line with exit code 2, and a damaged neighbour hides nothing else."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from entrypoints.output import Output
+from entrypoints.releasing import build_from_snapshot
+from entrypoints.settings import Settings
+from tests.entrypoints.test_cli import ROOT, skewless
+from tests.entrypoints.world import cut, save_tower
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("rank", "--user", "-1"),
+        ("rank", "--user", str(2**63)),
+        ("rank", "--user", "1", "--url", "localhost"),
+        ("rank", "--user", "1", "--url", "http://256.1.1.1"),
+        ("train", "--first-week", "30", "--last-week", "20"),
+        ("enrich", "--metrics-port", "99999"),
+        ("recount", "--logs", "no/such/directory"),
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_usage(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = skewless(*arguments, data_dir=tmp_path)
+
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_release_is_listed_beside_the_others(tmp_path: Path) -> None:
+    tower, settings = save_tower(tmp_path, seed=1), Settings.load(data_dir=tmp_path)
+    whole = build_from_snapshot(settings, cut(tmp_path, tower, 20).snapshot_id)
+    damaged = build_from_snapshot(settings, cut(tmp_path, tower, 20, hour=1).snapshot_id)
+    (settings.releases_dir / damaged.release_id / "manifest.json").write_bytes(b"{}")
+
+    listed = json.loads(skewless("release", "list", "--json", data_dir=tmp_path).stdout)
+
+    rows = {row["release"]: row["snapshot"] for row in listed}
+    assert rows == {whole.release_id: whole.snapshot_id, damaged.release_id: "damaged: bad_checksum"}
+
+
+def test_ids_are_printed_whole_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(json=False).rows("releases", [{"release": "r" * 90, "snapshot": "s" * 90}])
+
+    assert f"{'r' * 90} │ {'s' * 90}" in capsys.readouterr().out
+
+
+def test_a_taken_port_is_told_before_any_address(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "entrypoints.cli", "serve"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env=os.environ | {"SKEWLESS_DATA_DIR": str(tmp_path), "SKEWLESS_HTTP_PORT": str(port)},
+            timeout=60,
+        )
+
+    assert done.returncode == 3
+    assert "SKEWLESS_HTTP_PORT" in done.stderr
+    assert "console" not in done.stderr

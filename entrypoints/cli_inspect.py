@@ -84,10 +84,23 @@ def settings(as_json: Json = False) -> None:
     )
 
 
+def _server_address(url: str) -> str:
+    """`url` as given; wrong usage when no request can be sent there."""
+    import httpx  # noqa: PLC0415 - keeps `--help` quick
+
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise typer.BadParameter(f"{url!r}: {error}") from error
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise typer.BadParameter(f"{url!r}: a server's address is like http://127.0.0.1:8080")
+    return url
+
+
 def rank(
-    user: Annotated[int, typer.Option(help="User id.")],
+    user: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="User id.")],
     slots: Annotated[int, typer.Option(min=1, max=100, help="Ads wanted.")] = 5,
-    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8080",
+    url: Annotated[str, typer.Option(callback=_server_address, help="The server.")] = "http://127.0.0.1:8080",
     as_json: Json = False,
 ) -> None:
     """Send one ranking query to a running server and print its ads.
@@ -129,7 +142,10 @@ def rank(
 
 def recount(
     logs: Annotated[
-        Path | None, typer.Option(help="Directory of ranking logs; default: the data directory's.")
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Directory of ranking logs; default: the data directory's."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

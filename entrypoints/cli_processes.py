@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from schemas.errors import RetryableError
+
 from .output import Output, messages, progress
 from .settings import Settings
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 Live = Literal["no", "serving", "candidate"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-MetricsPort = Annotated[int, typer.Option(help="Serve Prometheus metrics on this loopback port; 0: do not.")]
+MetricsPort = Annotated[
+    int, typer.Option(min=0, max=65535, help="Serve Prometheus metrics on this loopback port; 0: do not.")
+]
 
 
 @contextmanager
@@ -139,9 +143,15 @@ def serve(
     parts = wiring.serving_parts(settings, embedded_broker=embedded_broker)
     tune_interpreter()
     running = server(parts, settings.http_host, settings.http_port)
-    messages.print(f"console    http://{settings.http_host}:{settings.http_port}/")
-    messages.print(f"ranking    POST http://{settings.http_host}:{settings.http_port}/v1/rank")
-    running.run()
+    try:
+        listener = running.config.bind_socket()
+    except SystemExit as taken:  # uvicorn has logged why
+        fix = "end what listens there, or set SKEWLESS_HTTP_PORT"
+        raise RetryableError(f"{settings.http_host}:{settings.http_port} cannot be bound: {fix}") from taken
+    address = f"http://{settings.http_host}:{listener.getsockname()[1]}"
+    messages.print(f"console    {address}/")
+    messages.print(f"ranking    POST {address}/v1/rank")
+    running.run(sockets=[listener])
 
 
 def train(  # noqa: PLR0917 - options, each with a default
@@ -164,7 +174,10 @@ def train(  # noqa: PLR0917 - options, each with a default
 
     from .training import train_tower  # noqa: PLC0415
 
-    split = TimeSplit(first_week, last_week, held_out_weeks)
+    try:
+        split = TimeSplit(first_week, last_week, held_out_weeks)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     with progress() as bars:
         task = bars.add_task("train", total=None, note="reading the data set")
 

@@ -1,7 +1,7 @@
 """Commands over towers and releases: list, show, build, check, publish, roll back."""
 
 import getpass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from schemas.errors import Refused
 
 from .output import Output
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from index.releases import ReleaseStore
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[str, typer.Option(help="Why, for the audit trail.")]
@@ -28,21 +31,26 @@ def list_releases(as_json: Json = False) -> None:
 
     store = release_store(Settings.load())
     current = store.current()
-    Output(as_json).rows(
-        "releases",
-        [
-            {
-                "release": one,
-                "live": "yes" if one == current else "",
-                "tower": (manifest := store.manifest(one)).tower_version[:12],
-                "tier": manifest.tier,
-                "rows": manifest.index.rows,
-                "index": manifest.index.kind,
-                "snapshot": manifest.snapshot_id,
-            }
-            for one in store.list()
-        ],
-    )
+    rows = [_release_row(store, one) | {"live": "yes" if one == current else ""} for one in store.list()]
+    Output(as_json).rows("releases", rows)
+
+
+def _release_row(store: "ReleaseStore", release_id: str) -> dict[str, str | int | None]:
+    """One line of the list; a damaged release has one too, so that the others can be found."""
+    try:
+        manifest = store.manifest(release_id)
+    except Refused as refused:
+        nothing = dict.fromkeys(("tower", "tier", "rows", "index", "snapshot"))
+        return {"release": release_id, "live": "", **nothing, "snapshot": f"damaged: {refused.code}"}
+    return {
+        "release": release_id,
+        "live": "",
+        "tower": manifest.tower_version[:12],
+        "tier": manifest.tier,
+        "rows": manifest.index.rows,
+        "index": manifest.index.kind,
+        "snapshot": manifest.snapshot_id,
+    }
 
 
 @releases.command()
@@ -121,7 +129,7 @@ def rollback(reason: Reason = "rolled back by hand", as_json: Json = False) -> N
     from .wiring import release_store  # noqa: PLC0415
 
     store = release_store(Settings.load())
-    store.rollback(actor=getpass.getuser(), reason=reason)
+    store.rollback(actor=getpass.getuser(), reason=reason, registry_hash=registry().content_hash)
     Output(as_json).record("rolled back", {"live": store.current()})
 
 

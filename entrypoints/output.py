@@ -24,6 +24,9 @@ messages = Console(stderr=True, highlight=False)
 """For people: progress, hints, errors. Colour only on a terminal, and never with NO_COLOR."""
 
 
+_WIDE = 10_000
+
+
 @dataclass(frozen=True)
 class Output:
     """Prints results as a table, or as JSON when asked."""
@@ -37,11 +40,15 @@ class Output:
             return
         table = Table(title=title, title_justify="left", show_edge=False)
         for column in rows[0] if rows else {"(none)": None}:
-            table.add_column(column)
+            # An id that is cut short cannot be copied into the next command.
+            table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*(_cell(value) for value in row.values()))
         # What is in a cell is data (titles, reasons), never markup.
-        Console(highlight=False, markup=False).print(table)
+        console = Console(highlight=False, markup=False)
+        if not console.is_terminal:
+            console.width = _WIDE  # For grep and awk: a row stays one line.
+        console.print(table)
 
     def record(self, title: str, record: Mapping[str, Any]) -> None:
         """One result with named values."""

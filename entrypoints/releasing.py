@@ -91,11 +91,14 @@ class Releaser:
         retain_snapshots(self._settings.snapshots_dir, self._settings.tier, self._settings.keep_releases)
 
     def _settle_towers(self, serving: str) -> None:
-        """A candidate that went live is the serving tower from here on, and the one before it retires.
+        """After a rollover the tower that went live is the serving one, and those before it retire.
 
         The cutter cuts a candidate only when it covers every Pin of the serving tower, so nothing is
         embedded twice for longer than the backfill takes.
         """
+        moves = self._store.audit()
+        if len(moves) < 2 or moves[-1].tower_version == moves[-2].tower_version:
+            return  # the same tower as before, wherever it stands in LIVE
         live = read_live_towers(self._settings.towers_dir)
         if serving in live and live[0] != serving:
             write_live_towers(self._settings.towers_dir, live[live.index(serving) :])

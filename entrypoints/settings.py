@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     kafka_sasl_mechanism: str = Field("", description="such as SCRAM-SHA-512; with SASL_… only")
     kafka_sasl_username: str = Field("", description="with SASL_… only")
     kafka_sasl_password: SecretStr = Field(SecretStr(""), description="never printed")
+    kafka_ssl_ca_location: str = Field("", description="file of the CA certificates; empty: the system's own")
+    kafka_replication_factor: int = Field(
+        1, ge=1, le=10, description="copies of each topic that `skewless topics` creates"
+    )
     kafka_allow_plaintext: bool = Field(False, description="allow PLAINTEXT to a host that is not loopback")
 
     batch_events: int = Field(

@@ -57,6 +57,8 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
         **({"sasl_mechanism": sasl} if sasl else {}),
         sasl_username=settings.kafka_sasl_username or None,
         sasl_password=settings.kafka_sasl_password if settings.kafka_sasl_username else None,
+        ssl_ca_location=settings.kafka_ssl_ca_location or None,
+        replication_factor=settings.kafka_replication_factor,
         allow_plaintext=settings.kafka_allow_plaintext,
     )
 

@@ -111,11 +111,17 @@ class ReleaseStore:
             return self._move(self._line(candidate, current, "publish", actor, reason))
 
     def rollback(
-        self, *, actor: str, reason: str, expected_current: str | EllipsisType | None = ...
+        self,
+        *,
+        actor: str,
+        reason: str,
+        expected_current: str | EllipsisType | None = ...,
+        registry_hash: str | None = None,
     ) -> ReleasePublished:
         """Make the live release's predecessor live again; repeated, it goes further back.
 
-        Raises Refused (`no_predecessor`, `current_moved`, or what is wrong with the predecessor).
+        With `registry_hash` only to a release of that registry. Raises Refused (`no_predecessor`,
+        `current_moved`, `registry_mismatch`, or what is wrong with the predecessor).
         """
         with self._locked():
             current = self._expect(expected_current)
@@ -124,6 +130,8 @@ class ReleaseStore:
                 fix = "Publish a release instead."
                 raise Refused("no_predecessor", "a release before the live one", "none", fix)
             candidate = read_release(self.directory(trail[-2])).manifest
+            if registry_hash is not None:
+                checks.registry(candidate.registry_hash, registry_hash)
             return self._move(self._line(candidate, current, "rollback", actor, reason))
 
     def retain(self, count: int) -> _Ids:

@@ -10,6 +10,7 @@ from features.registry import FeatureRegistry
 from features.store import RecordStore
 from index.handle import Handle
 from index.releases import ReleaseStore
+from schemas.errors import Refused
 
 from .clock import Clock
 from .explain import Explanation, Explanations, explain
@@ -73,6 +74,13 @@ class ServingParts:
         with self.handle.lease() as release:
             return None if isinstance(release, Awaiting) else release
 
+    def current(self) -> str | None:
+        """What CURRENT names; for display, so None too when it cannot be read: the history says why."""
+        try:
+            return self.releases.current()
+        except (Refused, OSError):
+            return None
+
     def explain(self, ranked: Ranked, pin_id: int | None) -> Explanation:
         """The funnel of one answer; asks its release about what was filtered, while that is still served."""
         with self.handle.lease() as release:
@@ -83,7 +91,7 @@ class ServingParts:
     def status(self) -> Status:
         """The whole state of the server."""
         worker = self.config.worker_status
-        found = status_of(self.live(), self.releases.current(), self.recorder, self.history, self.clock)
+        found = status_of(self.live(), self.current(), self.recorder, self.history, self.clock)
         return found.model_copy(
             update={
                 "embedded_broker": self.config.embedded_broker,

@@ -36,6 +36,9 @@ class RollbackRequest(Boundary):
 
     actor: Annotated[str, Field(min_length=1, max_length=100)]
     reason: Annotated[str, Field(min_length=1, max_length=300)]
+    expected_current: str | None = Field(
+        None, description="roll back only while this release is live: makes a repeated call harmless"
+    )
 
 
 class Health(BaseModel):
@@ -95,7 +98,7 @@ def release_routes(parts: ServingParts) -> APIRouter:
         served = parts.live()
         return Releases(
             releases=parts.releases.list(),
-            current=parts.releases.current(),
+            current=parts.current(),
             served=None if served is None else served.release_id,
             swaps=parts.history.as_json(),
         )
@@ -111,7 +114,12 @@ def release_routes(parts: ServingParts) -> APIRouter:
         sent = authorization.encode("utf-8", "replace")
         if not hmac.compare_digest(sent, f"Bearer {parts.admin_token}".encode()):
             raise HTTPException(401, headers={"WWW-Authenticate": "Bearer"})
-        return parts.releases.rollback(actor=body.actor, reason=body.reason)
+        return parts.releases.rollback(
+            actor=body.actor,
+            reason=body.reason,
+            expected_current=... if body.expected_current is None else body.expected_current,
+            registry_hash=parts.config.registry.content_hash,
+        )
 
     @router.get("/status")
     async def status() -> Status:

@@ -225,9 +225,15 @@ class Cutter:
         return cut
 
     def _is_worth_a_cut(self, version: str) -> bool:
-        """Changed, not empty, and with a row for every Pin that the serving tower has."""
-        serving = next(iter(self._towers))
-        return self._table.changed(version) and self._table.covers(version, serving)
+        """Changed, not empty, and with a row for every Pin that any other live tower has.
+
+        Any other, not just the serving one: an operator may put a new tower first in LIVE before its
+        backfill is through. The worker writes a Pin's rows in live order, so the older tower is never
+        behind for longer than a batch.
+        """
+        return self._table.changed(version) and all(
+            self._table.covers(version, other) for other in self._towers
+        )
 
     def _write(self, version: str, hour_ms: int) -> SnapshotManifest:
         manifest = write_snapshot(

@@ -72,6 +72,18 @@ def test_a_candidate_that_goes_live_becomes_the_serving_tower_and_the_old_one_re
     assert read_live_towers(settings.towers_dir) == [candidate.tower_version]
 
 
+def test_a_release_of_the_serving_tower_retires_nobody_wherever_it_stands_in_live(settings: Settings) -> None:
+    old, new = save_tower(settings.data_dir, seed=1), save_tower(settings.data_dir, seed=2)
+    write_live_towers(settings.towers_dir, [old.tower_version])
+    publish = Releaser(settings)
+    publish(cut(settings.data_dir, old, 30))
+
+    write_live_towers(settings.towers_dir, [new.tower_version, old.tower_version])
+    publish(cut(settings.data_dir, old, 31, hour=1))
+
+    assert read_live_towers(settings.towers_dir) == [new.tower_version, old.tower_version]
+
+
 def test_only_the_newest_releases_and_snapshots_are_kept(settings: Settings) -> None:
     tower = save_tower(settings.data_dir, seed=1)
     write_live_towers(settings.towers_dir, [tower.tower_version])

@@ -132,6 +132,17 @@ def test_a_candidate_is_cut_only_when_it_has_every_pin_of_the_serving_version(tm
     assert room.topic.committed[-1] == {0: 2 + 1 + 1, 1: 0}
 
 
+def test_a_new_tower_named_first_is_not_cut_before_it_has_every_pin_of_the_old_one(tmp_path: Path) -> None:
+    room = Room(tmp_path, live=[tower(VERSION_B), tower(VERSION_A)])
+    for pin in (2, 4):
+        room.topic.put(*row(pin, version=VERSION_A))
+    room.topic.put(*row(2, version=VERSION_B))
+    cutter = room.cutter()
+    read_all(cutter)
+
+    assert [set(one.versions) for one in cutter.cut()] == [{VERSION_A}]
+
+
 def test_a_tower_that_goes_live_later_gets_the_rows_it_had_before(tmp_path: Path) -> None:
     room = Room(tmp_path)
     room.topic.put(*row(2))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Live = Literal["no", "serving", "candidate"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonAtEnd = Annotated[bool, typer.Option("--json", help="End with what it did, as JSON.")]
 MetricsPort = Annotated[
     int, typer.Option(min=0, max=65535, help="Serve Prometheus metrics on this loopback port; 0: do not.")
 ]
@@ -83,6 +84,7 @@ def topics(as_json: Json = False) -> None:
 def enrich(
     worker: Annotated[int, typer.Option(min=0, help="This worker's number; each has its own state.")] = 0,
     metrics_port: MetricsPort = 0,
+    as_json: JsonAtEnd = False,
 ) -> None:
     """Run an enrichment worker until SIGTERM: Pin events in, embedded Pins out.
 
@@ -100,10 +102,13 @@ def enrich(
             return
     with wiring.enrichment_worker(settings, worker, _serve_metrics(metrics_port)) as running:
         run_until_signalled(running)
+    if as_json:
+        Output(True).data(wiring.worker_status_reader(settings.status_file(f"worker-{worker}"))())
 
 
 def snapshots(
     publish: Annotated[bool, typer.Option(help="Build and publish a release of each snapshot.")] = True,
+    as_json: JsonAtEnd = False,
 ) -> None:
     """Run the snapshot cutter until SIGTERM: embedded Pins in, hourly snapshots (and releases) out.
 
@@ -121,6 +126,8 @@ def snapshots(
             cutter.run(stop.is_set)
         finally:
             consumer.close()
+    if as_json:
+        Output(True).data(dataclasses.asdict(cutter.counts))
 
 
 def _nothing(_: object) -> None:
@@ -129,6 +136,7 @@ def _nothing(_: object) -> None:
 
 def serve(
     embedded_broker: Annotated[bool, typer.Option(hidden=True, help="The console says so.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run the server until SIGTERM: POST /v1/rank, the console at /, metrics at /metrics.
 
@@ -149,6 +157,8 @@ def serve(
         fix = "end what listens there, or set SKEWLESS_HTTP_PORT"
         raise RetryableError(f"{settings.http_host}:{settings.http_port} cannot be bound: {fix}") from taken
     address = f"http://{settings.http_host}:{listener.getsockname()[1]}"
+    if as_json:
+        Output(True).data({"console": f"{address}/", "rank": f"{address}/v1/rank"})
     messages.print(f"console    {address}/")
     messages.print(f"ranking    POST {address}/v1/rank")
     running.run(sockets=[listener])

@@ -54,8 +54,11 @@ def _release_row(store: "ReleaseStore", release_id: str) -> dict[str, str | int 
 
 
 @releases.command()
-def show(release_id: Annotated[str | None, typer.Argument(help="None: the live one.")] = None) -> None:
-    """Print a release's manifest as JSON.
+def show(
+    release_id: Annotated[str | None, typer.Argument(help="None: the live one.")] = None,
+    _as_json: Json = False,
+) -> None:
+    """Print a release's manifest, which is JSON either way.
 
     Example: skewless release show
     """
@@ -158,7 +161,13 @@ def list_towers(as_json: Json = False) -> None:
     found = sorted(path.parent.name for path in root.glob("*/READY"))
     rows = []
     for version in found:
-        manifest = read_tower_manifest(root, version)
+        try:
+            manifest = read_tower_manifest(root, version)
+        except Refused as refused:
+            nothing = dict.fromkeys(("live", "family", "dimension"))
+            row = {"tower": version if as_json else version[:12], **nothing}
+            rows.append(row | {"registry": f"damaged: {refused.code}", "metrics": {}})
+            continue
         rows.append(
             {
                 "tower": version if as_json else version[:12],

@@ -6,6 +6,7 @@ recognised and left out by `audit`.
 """
 
 import fcntl
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,15 @@ def wall_clock_ms() -> int:
     return time_ns() // 1_000_000
 
 
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
+"""Ids become directory names: nothing in one may lead out of the store."""
+
+
+def _bad_current(came: str) -> Refused:
+    fix = f"Write the id of the last good move in {AUDIT} into {CURRENT}."
+    return Refused("bad_current", f"the id of an audited release in {CURRENT}", came, fix)
+
+
 class ReleaseStore:
     """Releases under `root`. Any number of processes may publish; they take turns by a file lock."""
 
@@ -55,7 +65,11 @@ class ReleaseStore:
         )
 
     def directory(self, release_id: str) -> Path:
-        """Where a release lies, or would lie."""
+        """Where a release lies, or would lie. Raises Refused for what cannot be an id."""
+        if not _ID.fullmatch(release_id):
+            raise Refused(
+                "bad_id", "a release id", repr(release_id[:80]), "`skewless release list` shows them."
+            )
         return self.root / release_id
 
     def manifest(self, release_id: str) -> ReleaseManifest:
@@ -63,14 +77,16 @@ class ReleaseStore:
         return release_manifest(self.directory(release_id))
 
     def current(self) -> str | None:
-        """The live release's id. Raises Refused when CURRENT holds no text."""
+        """The live release's id. Raises Refused when CURRENT holds something else."""
         try:
-            return (self.root / CURRENT).read_text(encoding="ascii").strip() or None
+            text = (self.root / CURRENT).read_bytes().strip()
         except FileNotFoundError:
             return None
-        except UnicodeDecodeError as error:
-            fix = "Write the id of a release (`skewless release audit` lists them) into it."
-            raise Refused("bad_current", f"a release id in {CURRENT}", str(error), fix) from error
+        except OSError as error:
+            raise _bad_current(str(error)) from error
+        if text and not _ID.fullmatch(text.decode("ascii", "replace")):
+            raise _bad_current(repr(text[:80]))
+        return text.decode("ascii") or None
 
     def comparable_live(self) -> ReleaseManifest | None:
         """The live release's manifest, to measure a candidate by. None when there is none or it is damaged:
@@ -125,6 +141,7 @@ class ReleaseStore:
         """
         with self._locked():
             current = self._expect(expected_current)
+            self._check_trail_leads_to(current)
             trail = self._trail()
             if len(trail) < 2:
                 fix = "Publish a release instead."
@@ -172,6 +189,12 @@ class ReleaseStore:
             else:
                 trail.append(line.release_id)
         return trail
+
+    def _check_trail_leads_to(self, current: str | None) -> None:
+        """CURRENT is what the last move made it, or, after a crash in that move, what it was before."""
+        lines = self._lines()
+        if lines and current not in (lines[-1].release_id, lines[-1].previous_release_id):
+            raise _bad_current(str(current))
 
     def _expect(self, expected: str | EllipsisType | None) -> str | None:
         current = self.current()

@@ -15,7 +15,7 @@ def read_live_towers(root: Path) -> list[str]:
     Raises Refused when the file is not a JSON list of tower versions.
     """
     try:
-        text = (root / _FILE).read_text("utf-8")
+        text = (root / _FILE).read_bytes()
     except FileNotFoundError:
         return []
     try:

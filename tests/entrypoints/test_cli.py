@@ -59,6 +59,7 @@ def test_help_shows_an_example(command: str) -> None:
 
     assert done.returncode == 0
     assert "Example:" in done.stdout
+    assert "--json" in done.stdout
 
 
 def test_schema_prints_a_json_schema_and_nothing_else() -> None:

@@ -222,3 +222,34 @@ def test_publishing_what_is_live_begins_the_trail_anew_when_that_was_moved_away(
     (workshop.releases.root / AUDIT).unlink()
     workshop.releases.publish(release, actor="a", reason="new trail")
     assert [move.release_id for move in workshop.releases.audit()] == [release]
+
+
+@pytest.mark.parametrize("text", [b"../../etc", b"/etc/passwd", b"a\x00b", b"\xff\xfe", b"x" * 500, b"."])
+def test_a_current_that_is_no_id_is_refused_and_leads_nowhere(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "CURRENT").write_bytes(text)
+
+    with pytest.raises(Refused) as refused:
+        ReleaseStore(tmp_path).current()
+
+    assert refused.value.code == "bad_current"
+
+
+@pytest.mark.parametrize("release_id", ["../../etc", "/etc", ".", "", "x" * 500, "a/b"])
+def test_what_cannot_be_an_id_is_refused(tmp_path: Path, release_id: str) -> None:
+    with pytest.raises(Refused) as refused:
+        ReleaseStore(tmp_path).manifest(release_id)
+
+    assert refused.value.code == "bad_id"
+
+
+def test_a_rollback_from_a_current_that_nobody_audited_is_refused(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    store = workshop.releases
+    _three(workshop)
+    (store.root / "CURRENT").write_text("somebody-elses-idea")
+
+    with pytest.raises(Refused) as refused:
+        store.rollback(actor="me", reason="test")
+
+    assert refused.value.code == "bad_current"
+    assert (store.root / "CURRENT").read_text() == "somebody-elses-idea"

@@ -115,8 +115,15 @@ class Rate:
     complete: bool
 
 
+_START_UP_SECONDS = 25.0
+"""Until the first commit: importing torch, joining, and the rebalance when a second process joins."""
+
+
 def watch(progress: GroupProgress, total: int, limit_seconds: float) -> Rate:
-    """Watch a group until it has committed `total` events, or for `limit_seconds` after its first commit."""
+    """Watch a group until it has committed `total` events, or for `limit_seconds` after its first commit.
+
+    Before the first commit it waits `_START_UP_SECONDS`.
+    """
     begun = time.perf_counter()
     first: tuple[float, int] | None = None
     last = (begun, 0)
@@ -125,10 +132,14 @@ def watch(progress: GroupProgress, total: int, limit_seconds: float) -> Rate:
         if count > last[1]:
             last = (now, count)
             first = first or last
-        if now - (first[0] if first else begun + limit_seconds) > limit_seconds:
+        if now - first[0] > limit_seconds if first else now - begun > _START_UP_SECONDS:
             break
         time.sleep(0.02)
-    if first is None or last[0] == first[0]:
+    if first is None:
         return Rate(0.0, 0, 0.0, complete=False)
+    if last[0] == first[0]:
+        # All of it came with one commit: what is left to divide by is the time since the start, start-up
+        # and rebalance included, so the rate is far too low rather than too high.
+        return Rate(last[1] / (last[0] - begun), last[1], last[0] - begun, complete=last[1] >= total)
     seconds, count = last[0] - first[0], last[1] - first[1]
     return Rate(count / seconds, count, seconds, complete=last[1] >= total)

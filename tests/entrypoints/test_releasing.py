@@ -120,9 +120,10 @@ def test_live_refuses_towers_that_are_not_there(settings: Settings, versions: li
         write_live_towers(settings.towers_dir, versions)
 
 
-def test_a_broken_live_file_is_refused(settings: Settings) -> None:
+@pytest.mark.parametrize("text", [b'{"not": "a list"}', b"\xff\xfe", b"", b'["short"]'])
+def test_a_broken_live_file_is_refused(settings: Settings, text: bytes) -> None:
     settings.towers_dir.mkdir(parents=True)
-    (settings.towers_dir / "LIVE").write_text('{"not": "a list"}')
+    (settings.towers_dir / "LIVE").write_bytes(text)
 
     with pytest.raises(Refused) as refused:
         read_live_towers(settings.towers_dir)

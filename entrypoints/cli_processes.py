@@ -161,7 +161,10 @@ def serve(
         Output(True).data({"console": f"{address}/", "rank": f"{address}/v1/rank"})
     messages.print(f"console    {address}/")
     messages.print(f"ranking    POST {address}/v1/rank")
-    running.run(sockets=[listener])
+    # uvicorn shuts down in order and then raises the signal again, for whoever had it before: here, that
+    # is the end of the command and not of the process in mid-air.
+    with _until_signalled():
+        running.run(sockets=[listener])
 
 
 def train(  # noqa: PLR0917 - options, each with a default

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from index.builder import build_release
@@ -173,3 +174,21 @@ def test_a_release_of_another_registry_is_not_published(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "registry" in done.stderr
     assert store.current() is None
+
+
+def test_a_server_says_where_it_is_answers_and_ends_well_on_sigterm(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SKEWLESS_")}
+    environment |= {"SKEWLESS_DATA_DIR": str(tmp_path), "SKEWLESS_HTTP_PORT": "0"}
+    command = [sys.executable, "-m", "entrypoints.cli", "serve", "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, env=environment
+    ) as process:
+        assert process.stdout is not None
+        address = json.loads(process.stdout.readline())["console"]
+        with httpx.Client(base_url=address, transport=httpx.HTTPTransport(retries=5), timeout=10) as client:
+            assert client.get("/v2/health/live").status_code == 200
+            assert client.get("/v2/health/ready").status_code == 503
+        process.terminate()
+
+        assert process.wait(30) == 0
+        assert process.stdout.read() == ""

@@ -21,7 +21,7 @@ from index.snapshots import ATTRIBUTES, SnapshotRows, write_snapshot
 from models.checkpoint import CheckpointNotes, save_checkpoint
 from models.predictor import PinTower
 from models.towers import TowerConfig, fresh_towers
-from schemas.manifests import TowerManifest
+from schemas.manifests import SnapshotManifest, TowerManifest
 
 HOUR_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000
 NOW_MS = HOUR_MS + 3_600_000
@@ -74,28 +74,35 @@ def save_tower(data: Path, seed: int) -> TowerManifest:
     return save_checkpoint(data / "towers", model, notes)
 
 
-def save_release(data: Path, tower: TowerManifest, pins: Catalogue) -> str:
-    """Embed, cut a snapshot and build a release of it; returns the id. Nothing is published."""
-    embedded = PinTower.load(data / "towers", tower.tower_version, registry()).embed(pins.pins)
-    attributes = np.zeros(len(pins.pins), ATTRIBUTES)
+def cut(
+    data: Path, tower: TowerManifest, pins: Records, titles: pa.StringArray, hour_ms: int = HOUR_MS
+) -> SnapshotManifest:
+    """A snapshot of Pin states, embedded by the tower's Pin half."""
+    embedded = PinTower.load(data / "towers", tower.tower_version, registry()).embed(pins)
+    attributes = np.zeros(len(pins), ATTRIBUTES)
     for name in ATTRIBUTES.names or ():
-        attributes[name] = embedded.input_mask if name == "input_mask" else pins.pins[name]
+        attributes[name] = embedded.input_mask if name == "input_mask" else pins[name]
     rows = SnapshotRows(
         attributes=attributes,
         vectors=embedded.vectors.astype(np.float16),
         versions=[tower.tower_version],
         version_code=np.zeros(len(attributes), np.uint8),
-        titles=pins.titles,
+        titles=titles,
     )
-    snapshot = write_snapshot(
+    return write_snapshot(
         data / "snapshots",
         rows,
         tier="realtime",
-        hour_ms=HOUR_MS,
+        hour_ms=hour_ms,
         clock="event",
         pin_inputs=list(tower.pin_inputs),
         offsets={},
     )
+
+
+def save_release(data: Path, tower: TowerManifest, pins: Catalogue) -> str:
+    """Embed, cut a snapshot and build a release of it; returns the id. Nothing is published."""
+    snapshot = cut(data, tower, pins.pins, pins.titles)
     store = ReleaseStore(data / "releases")
     built = build_release(
         store,

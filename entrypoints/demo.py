@@ -9,6 +9,7 @@ import shutil
 import socket
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -55,8 +56,8 @@ def run_demo(options: DemoOptions, stop: threading.Event) -> dict[str, Any]:
         settings = _settings(options, broker.bootstrap_servers)
         children = Children(_environment(settings), options.data_dir / "process-logs")
         try:
-            with progress() as bars:
-                figures = _story(DemoWorld(settings), settings, children, options, bars, started)
+            with progress() as bars, closing(DemoWorld(settings)) as world:
+                figures = _story(world, settings, children, options, bars, started)
             print_figures(figures, settings)
             if not options.once and not stop.is_set():
                 messages.print("It stays up; Ctrl-C ends it.", style="dim")

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from datasets.complete_journey import Journey, WeekEvents
 from datasets.training_rows import pin_categories, sessions, users_before
-from datasets.weeks import LAST_WEEK, week_start_ms
+from datasets.weeks import LAST_WEEK
 from features.store import RocksStore
 from features.user_state import USER_RECORD
 from index.releases import ReleaseStore
@@ -62,7 +62,6 @@ class DemoWorld:
         self.settings = settings
         self.journey = Journey.installed()
         self._counts = {"display_stores": 0, "coupons": 0, "price_micros": 0, "title": 0, "offsite_visits": 0}
-        self._last_sent_ms = 0
 
     @cached_property
     def _events(self) -> Iterator[WeekEvents]:
@@ -96,12 +95,7 @@ class DemoWorld:
         """Send the other weeks, paced by the consumers, and wait until the worker has them."""
         started = time.monotonic()
         self._send(self._events, bars, "replay the year", LAST_WEEK - 1)
-        with_lag = GroupLag(
-            self._kafka, self._kafka.enrichment_group, [PIN_CHANGED.name, PIN_AGGREGATED.name]
-        )
-        children.wait_until("reading the last events", lambda: with_lag() == 0, _STEP_SECONDS)
-        with_lag.close()
-        self._last_sent_ms = time.time_ns() // 1_000_000
+        children.wait_until("reading the last events", lambda: self._source_lag() == 0, _STEP_SECONDS)
         counts = self._counts
         return Replayed(
             placement_changes=counts["display_stores"],
@@ -116,12 +110,25 @@ class DemoWorld:
     def _kafka(self) -> Any:
         return kafka_settings(self.settings)
 
+    @cached_property
+    def _source_lag(self) -> GroupLag:
+        """Events that the worker has not done."""
+        return GroupLag(self._kafka, self._kafka.enrichment_group, [PIN_CHANGED.name, PIN_AGGREGATED.name])
+
+    @cached_property
+    def _row_lag(self) -> GroupLag:
+        """Embedded rows that no snapshot covers."""
+        return GroupLag(self._kafka, self._kafka.cutter_group, [PIN_EMBEDDED.name])
+
+    def close(self) -> None:
+        """Close the connections that watch the consumers."""
+        self._source_lag.close()
+        self._row_lag.close()
+
     def _send(
         self, weeks: "Iterator[WeekEvents] | list[WeekEvents]", bars: Progress, what: str, total: int
     ) -> None:
         task = bars.add_task(what, total=total or None, note="")
-        sources = GroupLag(self._kafka, self._kafka.enrichment_group, [PIN_CHANGED.name, PIN_AGGREGATED.name])
-        rows = GroupLag(self._kafka, self._kafka.cutter_group, [PIN_EMBEDDED.name])
 
         def frames() -> Iterator[tuple[str, pl.DataFrame]]:
             for week in weeks:
@@ -134,14 +141,12 @@ class DemoWorld:
             bars.update(task, note=f"{done.events:,} events, {done.events_per_second:,.0f}/s")
 
         def uncut() -> int:
-            return max(rows() - _ROWS_UNCUT, 0)
+            return max(self._row_lag() - _ROWS_UNCUT, 0)
 
-        sink = KafkaSink(self._kafka, [sources, uncut] if total else [])
+        sink = KafkaSink(self._kafka, [self._source_lag, uncut] if total else [])
         replay(
             frames(), sink, None, Timing(time.monotonic, time.sleep), pace=Pace(_MAX_LAG), on_progress=show
         )
-        sources.close()
-        rows.close()
         if not total:
             bars.update(task, total=1, completed=1)
 
@@ -192,23 +197,12 @@ class DemoWorld:
     def wait_until_servable(self, url: str, children: Children) -> None:
         """Return when the served release holds the last event that was sent."""
         store = ReleaseStore(self.settings.releases_dir)
-        newest = 0
 
         def served() -> bool:
-            nonlocal newest
             live = self.status(url)["live"]
-            newest = live["newest_ingest_ms"] if live else 0
-            current = store.current()
-            return bool(live) and live["release_id"] == current and self._cutter_is_done()
+            return bool(live) and live["release_id"] == store.current() and self._row_lag() == 0
 
         children.wait_until("the last release", served, _STEP_SECONDS)
-
-    def _cutter_is_done(self) -> bool:
-        lag = GroupLag(self._kafka, self._kafka.cutter_group, [PIN_EMBEDDED.name])
-        try:
-            return lag() == 0
-        finally:
-            lag.close()
 
     def status(self, url: str) -> dict[str, Any]:
         """The server's own account of itself. Raises RetryableError when it does not answer."""
@@ -221,7 +215,3 @@ class DemoWorld:
     def metrics(self, url: str) -> str:
         """The server's Prometheus metrics."""
         return httpx.get(f"{url}/metrics", timeout=10).raise_for_status().text
-
-    def week_start_ms(self, week: int) -> int:
-        """First moment of a week of the data set."""
-        return week_start_ms(week)

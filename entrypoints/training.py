@@ -46,7 +46,6 @@ def train_tower(
         "seconds": {step: round(seconds, 2) for step, seconds in result.durations_seconds.items()},
     }
     path = settings.status_file(f"tower-{name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, orjson.dumps(summary))
     return summary
 

@@ -101,7 +101,6 @@ def enrichment_worker(
     """One enrichment worker with its own state, which is closed at the end."""
     name = f"worker-{worker}"
     status_path = settings.status_file(name)
-    status_path.parent.mkdir(parents=True, exist_ok=True)
     with RocksStore(settings.state_dir(worker), PIN_RECORD) as store:
         yield EnrichmentWorker(
             kafka_settings(settings),

@@ -42,5 +42,4 @@ def write_live_towers(root: Path, versions: list[str]) -> None:
             came=", ".join(missing or versions) or "none",
             fix="`skewless towers list` shows the checkpoints that are there.",
         )
-    root.mkdir(parents=True, exist_ok=True)
     write_atomic(root / _FILE, (json.dumps(versions) + "\n").encode("ascii"))

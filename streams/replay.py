@@ -7,7 +7,6 @@ was not acknowledged, which is harmless: the fold passes over nothing new, and t
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from schemas.artefacts import write_atomic
 from schemas.errors import Refused
 
 SLICE = 5_000
@@ -212,10 +212,4 @@ def read_position(path: Path) -> Position:
 
 def write_position(path: Path, position: Position) -> None:
     """Replace the file in one step: a reader sees the old position or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(asdict(position), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    write_atomic(path, json.dumps(asdict(position)).encode())

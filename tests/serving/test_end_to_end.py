@@ -9,13 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmarks.fixtures import cut
 from features.definitions import registry
 from features.pin_state import STATUS_CODES, empty_records
 from index.builder import build_release
 from index.releases import ReleaseStore
-from index.snapshots import ATTRIBUTES, SnapshotRows, write_snapshot
 from models.checkpoint import CheckpointNotes, save_checkpoint
-from models.predictor import PinTower
 from models.towers import TowerConfig, fresh_towers
 from schemas.manifests import TowerManifest
 from serving.app import create_app
@@ -40,26 +39,8 @@ def save_release(data: Path, tower: TowerManifest) -> str:
     pins["bid_micros"], pins["daily_budget_micros"] = 10_000, 10**9
     pins["status"] = STATUS_CODES["active"]
     pins["ingested_at_ms"] = HOUR_MS - np.arange(PINS)
-    embedded = PinTower.load(data / "towers", tower.tower_version, registry()).embed(pins)
-    attributes = np.zeros(PINS, ATTRIBUTES)
-    for name in ATTRIBUTES.names or ():
-        attributes[name] = embedded.input_mask if name == "input_mask" else pins[name]
-    rows = SnapshotRows(
-        attributes=attributes,
-        vectors=embedded.vectors.astype(np.float16),
-        versions=[tower.tower_version],
-        version_code=np.zeros(PINS, np.uint8),
-        titles=pa.array([f"Pin {pin}" for pin in range(1, PINS + 1)], pa.string()),
-    )
-    snapshot = write_snapshot(
-        data / "snapshots",
-        rows,
-        tier="realtime",
-        hour_ms=HOUR_MS,
-        clock="event",
-        pin_inputs=list(tower.pin_inputs),
-        offsets={},
-    )
+    titles = pa.array([f"Pin {pin}" for pin in range(1, PINS + 1)], pa.string())
+    snapshot = cut(data, tower, pins, titles, HOUR_MS)
     store = ReleaseStore(data / "releases")
     return build_release(
         store,

@@ -3,10 +3,10 @@
 from functools import cache
 
 from schemas.events import COUPON_CAMPAIGN_TYPES, DISPLAY_LOCATIONS, MAILER_LOCATIONS, VISIT_WINDOWS_DAYS
+from schemas.states import TITLE_TOKENS
 from schemas.vectors import CONTENT_DIMENSION
 
 from . import transforms as t
-from .pin_state import TITLE_TOKENS
 from .registry import Entity, FeatureRegistry, FeatureSpec, Path, Transform
 from .user_state import HISTORY, SEGMENTS
 

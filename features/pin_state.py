@@ -25,12 +25,12 @@ from schemas.events import (
     MAILER_LOCATIONS,
     VISIT_WINDOWS_DAYS,
 )
+from schemas.states import TITLE_TOKENS
 from schemas.vectors import CONTENT_DIMENSION
 
 Records = npt.NDArray[np.void]
 Rows = npt.NDArray[np.intp]
 
-TITLE_TOKENS = 12
 STATUS_CODES = {"active": 1, "paused": 2, "deleted": 3}
 STATUS_NAMES = {code: name for name, code in STATUS_CODES.items()}
 
@@ -66,6 +66,7 @@ PIN_RECORD = np.dtype(
         ("interest_targeting", "u1"),
         ("search_term_targeting", "u1"),
         ("auto_targeting", "u1"),
+        ("engagements", "<i4", (len(VISIT_WINDOWS_DAYS),)),
     ]
 )
 """`partition` is the Kafka partition that both offsets count in: a Pin is on the same one of each source."""
@@ -219,7 +220,7 @@ def _counts(series: pl.Series) -> npt.NDArray[np.generic]:
 def _visits(series: pl.Series) -> npt.NDArray[np.generic]:
     counts = _counts(series)
     if (np.diff(counts.astype(np.int64), axis=1) < 0).any():
-        raise UndecodableBatch("offsite_visits: windows are nested, so counts cannot fall")
+        raise UndecodableBatch("windows are nested, so counts cannot fall")
     return counts
 
 
@@ -253,7 +254,11 @@ def _vectors(series: pl.Series) -> npt.NDArray[np.generic]:
 def unreadable_rows(frame: pl.DataFrame) -> set[int]:
     """The rows of a batch for which `changes_from_frame` would refuse it."""
     bad: set[int] = set()
-    for name, good in (("content_embedding", _good_vectors), ("offsite_visits", _nested)):
+    for name, good in (
+        ("content_embedding", _good_vectors),
+        ("offsite_visits", _nested),
+        ("engagements", _nested),
+    ):
         if name in frame.columns and frame[name].null_count() < frame.height:
             rows = np.flatnonzero(frame[name].is_not_null().to_numpy())
             bad.update(rows[~good(frame[name].drop_nulls())].tolist())
@@ -299,6 +304,7 @@ _CONVERTERS: dict[str, Callable[[pl.Series], npt.NDArray[np.generic]]] = {
     "mailer_stores": _counts,
     "coupons": _counts,
     "offsite_visits": _visits,
+    "engagements": _visits,
     "interest_targeting": _flags,
     "search_term_targeting": _flags,
     "auto_targeting": _flags,

@@ -88,14 +88,30 @@ class PinAggregated(Event):
     offsite_visits: Annotated[list[Count], Field(min_length=4, max_length=4)] | None = Field(
         None, description="offsite conversion visits in the last 1, 7, 30 and 90 days"
     )
+    engagements: Annotated[list[Count], Field(min_length=4, max_length=4)] | None = Field(
+        None, description="purchases, redemptions, clicks and saves in the last 1, 7, 30 and 90 days"
+    )
 
     @model_validator(mode="after")
     def _windows_are_nested(self) -> Self:
-        if self.offsite_visits is not None and self.offsite_visits != sorted(self.offsite_visits):
-            raise ValueError(
-                f"1/7/30/90-day windows are nested, so counts cannot fall: {self.offsite_visits}"
-            )
+        for counts in (self.offsite_visits, self.engagements):
+            if counts is not None and counts != sorted(counts):
+                raise ValueError(f"1/7/30/90-day windows are nested, so counts cannot fall: {counts}")
         return self
+
+
+class VisitObserved(Event):
+    """Someone visited a Pin's destination outside of our surfaces (an offsite conversion visit).
+
+    Keyed by `pin_id`. `user_id` is absent where the visitor is not known; such a visit is counted in the
+    Pin's windows and attributed to nobody.
+    """
+
+    type_name = "visit.observed.v1"
+
+    pin_id: PinId
+    occurred_at_ms: EpochMs
+    user_id: UserId | None = None
 
 
 class EngagementObserved(Event):

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from .embeddings import PinEmbedded
-from .events import EngagementObserved, PinAggregated, PinChanged
+from .events import EngagementObserved, PinAggregated, PinChanged, VisitObserved
+from .impressions import ImpressionAttributed, ImpressionServed
 from .logs import RankingLog, ReleasePublished
+from .skew import EmbeddingsCounted, SkewAlerted
+from .states import PinFeatures, StateCheckpointed
 
 DLQ_SUFFIX = ".dlq"
 DAY_MS = 24 * 60 * 60 * 1000
@@ -43,14 +46,38 @@ PIN_EMBEDDED = Topic(
     7 * DAY_MS,
     "embedded Pins, one row per live tower",
 )
+PIN_FEATURES = Topic(
+    "pin.features.v1", PinFeatures, "pin_id", 32, True, 7 * DAY_MS, "merged state of Pins, for restores"
+)
+STATE_CHECKPOINTED = Topic(
+    "state.checkpointed.v1",
+    StateCheckpointed,
+    "state_topic:partition",
+    32,
+    True,
+    7 * DAY_MS,
+    "what the rows of a state topic cover",
+)
+WINDOW_SOURCE_RETENTION_MS = 92 * DAY_MS
+"""The longest window is 90 days and ends at a day's start; one day more for what comes late."""
+
+VISIT_OBSERVED = Topic(
+    "visit.observed.v1",
+    VisitObserved,
+    "pin_id",
+    32,
+    False,
+    WINDOW_SOURCE_RETENTION_MS,
+    "offsite conversion visits",
+)
 ENGAGEMENT_OBSERVED = Topic(
     "engagement.observed.v1",
     EngagementObserved,
     "pin_id",
     32,
     False,
-    90 * DAY_MS,
-    "purchases, redemptions, clicks",
+    WINDOW_SOURCE_RETENTION_MS,
+    "purchases, redemptions, clicks, saves",
 )
 RANKING_LOGGED = Topic(
     "ranking.logged.v1", RankingLog, "request_id", 8, False, 7 * DAY_MS, "answered queries"
@@ -58,21 +85,69 @@ RANKING_LOGGED = Topic(
 RELEASE_PUBLISHED = Topic(
     "release.published.v1", ReleasePublished, "release_id", 1, True, 30 * DAY_MS, "moves of CURRENT"
 )
+IMPRESSION_SERVED = Topic(
+    "impression.served.v1",
+    ImpressionServed,
+    "pin_id",
+    32,
+    False,
+    WINDOW_SOURCE_RETENTION_MS,
+    "served ads, one row each, beside the events of their Pins",
+)
+IMPRESSION_ATTRIBUTED = Topic(
+    "impression.attributed.v1",
+    ImpressionAttributed,
+    "request_id:pin_id",
+    32,
+    False,
+    WINDOW_SOURCE_RETENTION_MS,
+    "training rows: served ads with what came of them",
+)
+EMBEDDINGS_COUNTED = Topic(
+    "embeddings.counted.v1",
+    EmbeddingsCounted,
+    "worker",
+    1,
+    False,
+    7 * DAY_MS,
+    "rows that workers embedded, by tower version",
+)
+SKEW_ALERTED = Topic(
+    "skew.alerted.v1", SkewAlerted, "tier:kind", 1, True, 30 * DAY_MS, "skew alerts, raised and cleared"
+)
 
 TOPICS: dict[str, Topic] = {
     topic.name: topic
     for topic in (
         PIN_CHANGED,
-        PIN_AGGREGATED,
-        PIN_EMBEDDED,
+        VISIT_OBSERVED,
         ENGAGEMENT_OBSERVED,
-        RANKING_LOGGED,
+        PIN_AGGREGATED,
+        PIN_FEATURES,
+        STATE_CHECKPOINTED,
+        PIN_EMBEDDED,
+        EMBEDDINGS_COUNTED,
         RELEASE_PUBLISHED,
+        RANKING_LOGGED,
+        IMPRESSION_SERVED,
+        IMPRESSION_ATTRIBUTED,
+        SKEW_ALERTED,
     )
 }
 
 ENRICHMENT_SOURCES: tuple[Topic, ...] = (PIN_CHANGED, PIN_AGGREGATED)
 """What the enrichment worker folds into a Pin's state. Equal partition counts keep a Pin on one worker."""
 
-DEAD_LETTERED: tuple[Topic, ...] = (*ENRICHMENT_SOURCES, PIN_EMBEDDED)
+WINDOW_SOURCES: tuple[Topic, ...] = (VISIT_OBSERVED, ENGAGEMENT_OBSERVED)
+"""What the day windows count."""
+
+DEAD_LETTERED: tuple[Topic, ...] = (
+    *ENRICHMENT_SOURCES,
+    PIN_EMBEDDED,
+    *WINDOW_SOURCES,
+    RANKING_LOGGED,
+    IMPRESSION_SERVED,
+    RELEASE_PUBLISHED,
+    EMBEDDINGS_COUNTED,
+)
 """Topics that a process of ours reads, and so may have to dead-letter from."""

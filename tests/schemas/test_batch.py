@@ -247,5 +247,5 @@ def _filled(frame: pl.DataFrame, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _windows_are_nested(row: dict[str, Any]) -> bool:
-    visits = row.get("offsite_visits")
-    return visits is None or list(visits) == sorted(visits)
+    windows = [row.get(name) for name in ("offsite_visits", "engagements")]
+    return all(counts is None or list(counts) == sorted(counts) for counts in windows)

@@ -34,5 +34,5 @@ def test_retention_outlives_a_day_of_hourly_snapshots() -> None:
 
 def test_every_topic_value_that_is_decoded_in_batches_has_an_arrow_schema() -> None:
     for topic in TOPICS.values():
-        if topic.name.startswith(("pin.", "engagement.")):
+        if topic.name.startswith(("pin.", "engagement.", "visit.")):
             assert arrow_schema(topic.value).names == list(topic.value.model_fields)

@@ -13,7 +13,8 @@ from features.store import RocksStore
 from models.predictor import PinTower
 from streams.kafka import KafkaSettings
 from streams.telemetry import EnrichmentTelemetry
-from streams.worker import EnrichmentWorker, WorkerSettings, run_until_signalled
+from streams.signals import run_until_signalled
+from streams.worker import EnrichmentWorker, WorkerSettings
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
         EnrichmentTelemetry(CollectorRegistry()),
         time.perf_counter,
     )
-    run_until_signalled(worker)
+    run_until_signalled(worker.run)
 
 
 if __name__ == "__main__":

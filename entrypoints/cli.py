@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from schemas.errors import Refused, RetryableError
 
-from . import cli_inspect, cli_processes, cli_release
+from . import cli_dlq, cli_inspect, cli_processes, cli_release, cli_schema
 from .output import EXIT_REFUSED, EXIT_UNAVAILABLE, messages
 
 app = typer.Typer(
@@ -45,7 +45,9 @@ def _options(
 
 cli_processes.register(app)
 cli_release.register(app)
+cli_schema.register(app)
 cli_inspect.register(app)
+cli_dlq.register(app)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Commands that look at things: schemas, features, settings, a ranking, the ranking log."""
+"""Commands that look at things: features, settings, a ranking, the ranking log."""
 
 import dataclasses
 from pathlib import Path
@@ -7,46 +7,12 @@ from typing import Annotated
 import typer
 
 from features.definitions import registry
-from schemas.codec import json_schema
 from schemas.errors import Refused, RetryableError
-from schemas.topics import TOPICS
 
 from .output import Output
 from .settings import ENV_PREFIX, Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def schema(
-    topic: Annotated[
-        str | None, typer.Argument(help="A topic, such as pin.changed.v1; none: list them.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Print the JSON Schema of a topic's messages, or list the topics.
-
-    Example: skewless schema pin.changed.v1 > pin.changed.v1.schema.json
-    """
-    if topic is None:
-        Output(as_json).rows(
-            "topics",
-            [
-                {
-                    "topic": one.name,
-                    "key": one.key,
-                    "partitions": one.partitions,
-                    "cleanup": "compact" if one.compacted else "delete",
-                    "what": one.doc,
-                }
-                for one in TOPICS.values()
-            ],
-        )
-        return
-    if topic not in TOPICS:
-        raise Refused(
-            "unknown_topic", f"one of {', '.join(TOPICS)}", repr(topic), "`skewless schema` lists them."
-        )
-    typer.echo(json_schema(TOPICS[topic].value))
 
 
 def features(as_json: Json = False) -> None:
@@ -181,5 +147,5 @@ def funnel(
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    for command in (rank, recount, funnel, schema, features, settings):
+    for command in (rank, recount, funnel, features, settings):
         app.command()(command)

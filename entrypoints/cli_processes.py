@@ -75,7 +75,7 @@ def topics(as_json: Json = False) -> None:
     """
     from streams.kafka import ensure_topics  # noqa: PLC0415
 
-    from .wiring import kafka_settings  # noqa: PLC0415
+    from .kafka_connection import kafka_settings  # noqa: PLC0415
 
     report = ensure_topics(kafka_settings(Settings.load()))
     Output(as_json).record("topics", dataclasses.asdict(report))
@@ -90,7 +90,7 @@ def enrich(
 
     Example: SKEWLESS_KAFKA_BOOTSTRAP_SERVERS=localhost:9092 skewless enrich --worker 0
     """
-    from streams.worker import run_until_signalled  # noqa: PLC0415
+    from streams.signals import run_until_signalled  # noqa: PLC0415
 
     from . import wiring  # noqa: PLC0415
 
@@ -101,7 +101,7 @@ def enrich(
         if stop.is_set():
             return
     with wiring.enrichment_worker(settings, worker, _serve_metrics(metrics_port)) as running:
-        run_until_signalled(running)
+        run_until_signalled(running.run)
     if as_json:
         Output(True).data(wiring.worker_status_reader(settings.status_file(f"worker-{worker}"))())
 

@@ -27,8 +27,8 @@ from streams.replay import Progress as ReplayProgress
 from streams.replay_sink import GroupLag, KafkaSink
 
 from .demo_children import Children
+from .kafka_connection import kafka_settings
 from .settings import Settings
-from .wiring import kafka_settings
 
 _QUERIES = 2_000
 _STEP_SECONDS = 300.0

@@ -39,6 +39,18 @@ class Settings(BaseSettings):
     )
     kafka_allow_plaintext: bool = Field(False, description="allow PLAINTEXT to a host that is not loopback")
 
+    schema_registry_url: str = Field(
+        "", description="schema registry of framed Avro and Protobuf messages; empty: plain JSON only"
+    )
+    schema_registry_username: str = Field("", description="with a registry that asks for one")
+    schema_registry_password: SecretStr = Field(SecretStr(""), description="never printed")
+    schema_registry_ca_location: str = Field(
+        "", description="file of the CA certificates; empty: those of the certifi package"
+    )
+    schema_registry_allow_plaintext: bool = Field(
+        False, description="allow http to a registry on a host that is not loopback"
+    )
+
     batch_events: int = Field(
         4096, ge=1, le=100_000, description="most events that one enrichment batch takes"
     )
@@ -100,6 +112,11 @@ class Settings(BaseSettings):
     def logs_dir(self) -> Path:
         """Ranking logs."""
         return self.data_dir / "logs"
+
+    @property
+    def ship_position_file(self) -> Path:
+        """How far the journals are on Kafka."""
+        return self.data_dir / "shipping" / "positions.json"
 
     def state_dir(self, worker: int) -> Path:
         """RocksDB of one enrichment worker."""

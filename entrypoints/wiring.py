@@ -18,7 +18,6 @@ from index.releases import ReleaseStore
 from models.checkpoint import read_tower_manifest
 from models.live_towers import read_live_towers
 from models.predictor import PinTower
-from schemas.errors import RetryableError
 from schemas.manifests import SnapshotManifest, TowerManifest
 from serving.auction import AuctionPolicy
 from serving.clock import system_clock
@@ -28,11 +27,12 @@ from serving.telemetry import ServingTelemetry
 from streams.cut_policy import CutPolicy, EventTimeCut, WallClockCut
 from streams.cutter import Cutter, CutterSettings, Surroundings
 from streams.embedded_topic import KafkaEmbeddedTopic
-from streams.kafka import KafkaSettings, consumer_config
+from streams.kafka import consumer_config
 from streams.outlet import Outlet
 from streams.telemetry import EnrichmentTelemetry
 from streams.worker import EnrichmentWorker, WorkerSettings
 
+from .kafka_connection import kafka_settings as kafka_settings
 from .settings import Settings
 
 _LIVE_POLL_SECONDS = 0.5
@@ -41,26 +41,6 @@ _LIVE_POLL_SECONDS = 0.5
 def now_ms() -> int:
     """Wall clock, milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def kafka_settings(settings: Settings) -> KafkaSettings:
-    """Kafka connection of every process. Raises RetryableError when no broker is configured."""
-    if not settings.kafka_bootstrap_servers:
-        raise RetryableError(
-            "no broker is configured: set SKEWLESS_KAFKA_BOOTSTRAP_SERVERS=host:port, "
-            "or start `skewless broker` (embedded: demo and tests only)"
-        )
-    sasl = settings.kafka_sasl_mechanism
-    return KafkaSettings(
-        bootstrap_servers=settings.kafka_bootstrap_servers,
-        security_protocol=settings.kafka_security_protocol,
-        **({"sasl_mechanism": sasl} if sasl else {}),
-        sasl_username=settings.kafka_sasl_username or None,
-        sasl_password=settings.kafka_sasl_password if settings.kafka_sasl_username else None,
-        ssl_ca_location=settings.kafka_ssl_ca_location or None,
-        replication_factor=settings.kafka_replication_factor,
-        allow_plaintext=settings.kafka_allow_plaintext,
-    )
 
 
 def release_store(settings: Settings) -> ReleaseStore:

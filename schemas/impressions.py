@@ -22,6 +22,9 @@ class ImpressionServed(BaseModel):
     position: Annotated[int, Field(ge=0)] = Field(description="place among the answer's ads, 0 is the first")
     user_id: UserId | None = None
     served_at_ms: EpochMs
+    queried_at_ms: EpochMs | None = Field(
+        None, description="the query's own time, as of which its features were taken"
+    )
     release_id: str
     snapshot_id: str
     registry_hash: Sha256Hex

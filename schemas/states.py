@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .embeddings import Sha256Hex
 from .events import (
     COUPON_CAMPAIGN_TYPES,
     DISPLAY_LOCATIONS,
@@ -93,5 +94,8 @@ class StateCheckpointed(BaseModel):
     partition: Annotated[int, Field(ge=0)]
     state_offset: Annotated[int, Field(ge=0)]
     covers: dict[str, int] = Field(description="source topic -> next offset of this partition to fold in")
+    embedded: list[Sha256Hex] = Field(
+        [], description="tower versions of which every Pin of this partition has an embedded row"
+    )
     worker: str
     occurred_at_ms: EpochMs

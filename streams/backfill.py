@@ -1,16 +1,18 @@
 """A new tower becomes live: every stored Pin gets a row of it, in chunks between the polls.
 
-How far it got is kept in the store, so a restart goes on from there. States are read at the moment
-they are embedded, never from an older view: a row must not be behind one that is out already.
+Which partitions are through is told to the next owner in their checkpoints; how far the pass over the
+others got is kept in the store, so a restart goes on from there. States are read at the moment they are
+embedded, never from an older view: a row must not be behind one that is out already.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from features.store import RecordStore
+from schemas.states import StateCheckpointed
 
 from .embedded_rows import EmbeddedRows, embedded_rows
 from .enrichment import PinEmbedder, embed_rows
@@ -21,16 +23,14 @@ _LIVE = "live_towers"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one tower version's backfill is: all Pins of `partitions` up to id `after`."""
+    """How far one tower version is: `complete` partitions, and a pass over `partitions` up to id `after`."""
 
     after: int = -1
     partitions: tuple[int, ...] = ()
+    complete: tuple[int, ...] = ()
     pins: int = 0
     done: bool = False
-
-    def covers(self, partitions: frozenset[int]) -> bool:
-        """Whether it was about all of these partitions."""
-        return partitions <= set(self.partitions)
+    """Whether every partition of this worker is complete."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,27 @@ class Backfill:
         self._store = store
         self._chunk_pins = chunk_pins
         self.progress: dict[str, Progress] = {}
+        self._settled: dict[str, set[int]] = {}
+        self._checkpoints: Mapping[int, StateCheckpointed] = {}
         live = store.get_meta(_LIVE)
         self._live: list[str] | None = None if live is None else json.loads(live)
+
+    def begin(self, checkpoints: Mapping[int, StateCheckpointed]) -> None:
+        """Partitions were assigned: their checkpoints say which towers have all of their Pins already."""
+        self._checkpoints = checkpoints
+        self.progress, self._settled = {}, {}
+
+    def embedded(self, partition: int) -> list[str]:
+        """Live versions of which every Pin of the partition has an acknowledged row."""
+        return [version for version in self._live or () if partition in self._settled.get(version, ())]
+
+    def acknowledged(self) -> None:
+        """Every row handed out so far is acknowledged: what is complete may be told to others."""
+        self._settled = {version: set(one.complete) for version, one in self.progress.items()}
+
+    def drops(self, versions: Collection[str]) -> bool:
+        """Whether a tower that was live until now is not among these versions."""
+        return self._live is not None and not set(self._live) <= set(versions)
 
     def next_chunk(self, towers: Sequence[PinEmbedder], partitions: frozenset[int]) -> Chunk | None:
         """The next rows to produce, or None when all towers have all Pins of these partitions.
@@ -68,7 +87,7 @@ class Backfill:
         for ordinal, tower in enumerate(towers):
             progress = self._of(tower.version, partitions)
             if not progress.done:
-                return self._chunk(ordinal, tower, progress)
+                return self._chunk(ordinal, tower, progress, partitions)
         return None
 
     def _note_live(self, versions: list[str]) -> None:
@@ -83,32 +102,37 @@ class Backfill:
         self._live = versions
 
     def _of(self, version: str, partitions: frozenset[int]) -> Progress:
-        if version not in self.progress:
-            self.progress[version] = self._stored(version, partitions)
-        if not self.progress[version].covers(partitions):
+        known = self.progress.get(version) or self._stored(version)
+        missing = partitions - set(known.complete)
+        if not missing <= set(known.partitions):
             # Pins of a partition that came later may lie below `after`: start over, repeats are harmless.
-            self.progress[version] = Progress(partitions=tuple(sorted(partitions)))
-        elif not self.progress[version].done:
-            # Those that went are another worker's: our states of their Pins fall behind its.
-            self.progress[version] = replace(self.progress[version], partitions=tuple(sorted(partitions)))
+            known = replace(known, after=-1)
+        # Those that went are another worker's: our states of their Pins fall behind its.
+        self.progress[version] = replace(known, partitions=tuple(sorted(missing)), done=not missing)
         return self.progress[version]
 
-    def _stored(self, version: str, partitions: frozenset[int]) -> Progress:
+    def _stored(self, version: str) -> Progress:
+        """What checkpoints and store say at the start; checkpoints speak for whoever owned a partition."""
+        complete = sorted(number for number, one in self._checkpoints.items() if version in one.embedded)
         value = self._store.get_meta(_name(version))
         if value is None:
-            return Progress(partitions=tuple(sorted(partitions)))
+            return Progress(complete=tuple(complete))
         stored = json.loads(value)
-        return Progress(stored["after"], tuple(stored["partitions"]), stored["pins"], stored["done"])
+        return Progress(stored["after"], tuple(stored["partitions"]), tuple(complete), stored["pins"])
 
-    def _chunk(self, ordinal: int, tower: PinEmbedder, progress: Progress) -> Chunk:
+    def _chunk(
+        self, ordinal: int, tower: PinEmbedder, progress: Progress, partitions: frozenset[int]
+    ) -> Chunk:
         records, tails = next(
             self._store.scan(self._chunk_pins, after=progress.after),
             (np.empty(0, self._store.dtype), list[bytes]()),
         )
         if not len(records):
-            done = replace(progress, done=True)
-            self.progress[tower.version] = done
-            return Chunk(ordinal, tower.version, done, EmbeddedRows(tower.version, [], [], []))
+            through = replace(
+                progress, after=-1, partitions=(), complete=tuple(sorted(partitions)), done=True
+            )
+            self.progress[tower.version] = through
+            return Chunk(ordinal, tower.version, through, EmbeddedRows(tower.version, [], [], []))
         last = int(records["pin_id"][-1])
         ours = np.flatnonzero(np.isin(records["partition"], progress.partitions))
         records = records[ours]

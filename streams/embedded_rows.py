@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from features.pin_state import STATUS_NAMES, Records
 from schemas.embeddings import embedded_key
+from schemas.topics import PIN_EMBEDDED
 
 from .sources import Ints
 
@@ -44,6 +45,7 @@ class EmbeddedRows:
     keys: list[str]
     values: list[str]
     partitions: list[int]
+    topic: str = PIN_EMBEDDED.name
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -64,7 +66,7 @@ def embedded_rows(
         columns += [f',"{name}":', _numbers(records[name])]
     columns += [',"input_mask":', _numbers(input_mask)]
     columns += [',"status":', _texts(_STATUS_TEXTS, records["status"]), ',"title":', _titles(tails)]
-    columns += [',"vector":"', _base64(vectors), '"}']
+    columns += [',"vector":"', base64_fp16(vectors), '"}']
     return EmbeddedRows(
         tower_version=tower_version,
         keys=[f"{pin}{suffix}" for pin in pin_ids],
@@ -114,7 +116,7 @@ def _titles(tails: list[bytes]) -> pl.Series | str:
     return pl.Series([tail or b'""' for tail in tails], dtype=pl.Binary).cast(pl.String)
 
 
-def _base64(vectors: npt.NDArray[np.float32]) -> pl.Series:
+def base64_fp16(vectors: npt.NDArray[np.generic]) -> pl.Series:
     """Each row as base64 of little-endian fp16."""
     packed = np.ascontiguousarray(vectors, "<f2")
     width = packed.shape[1] * _FP16_BYTES

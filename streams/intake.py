@@ -3,28 +3,29 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features.store import RecordStore
-from schemas.cloudevents import read_headers
 from schemas.errors import Refused, RetryableError
-from schemas.topics import PIN_EMBEDDED
+from schemas.states import StateCheckpointed
+from schemas.topics import PIN_EMBEDDED, PIN_FEATURES, STATE_CHECKPOINTED
 
-from .dead_letters import Headers
-from .kafka import KafkaSettings, consumer_config
+from .fetched import Fetched, fetched
+from .kafka import KafkaClients, KafkaSettings, consumer_config
 from .positions import (
     Offsets,
     Partition,
+    Start,
     check_cluster,
     check_not_ahead,
-    missed_events,
-    start_offset,
+    plan_start,
+    position_meta,
     stored_position,
 )
-from .sources import Source, SourceBatch
+from .sources import Ints, Source
+from .state_topic import Restored, StateTopic
 from .telemetry import EnrichmentTelemetry
 
 log = logging.getLogger(__name__)
@@ -33,24 +34,25 @@ _ASK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Handover:
-    """What the worker does when partitions go: finish and commit, or, when they are lost, let go."""
+class Assignment:
+    """Partitions that are now this worker's: where reading starts, what their last owners said."""
 
-    finish: Callable[[], None]
-    abandon: Callable[[], None]
+    starts: dict[Partition, int]
+    checkpoints: dict[int, StateCheckpointed]
+    unwritten: Ints
+    """Pins whose states may be in no state row, and whose events will not be read again."""
+    restored: Restored
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """Source batches, the messages behind their rows, and the next offset of every partition in them."""
+class Handover:
+    """What the worker does when partitions come; when they go: finish and commit; when they are lost."""
 
-    batches: list[SourceBatch]
-    messages: dict[str, list[Message]]
-    offsets: dict[Partition, int]
-
-    def headers(self, topic: str, row: int) -> Headers | None:
-        """The Kafka headers of one row."""
-        return _headers(self.messages[topic][row])
+    begin: Callable[[Assignment], None]
+    finish: Callable[[], None]
+    abandon: Callable[[], None]
+    alive: Callable[[], None]
+    """Called now and then while state is restored."""
 
 
 class Intake:
@@ -63,15 +65,23 @@ class Intake:
         store: RecordStore,
         telemetry: EnrichmentTelemetry,
         handover: Handover,
+        clients: KafkaClients,
     ) -> None:
         self._sources, self._store, self._telemetry, self._handover = sources, store, telemetry, handover
         self.assigned: set[Partition] = set()
         self._moved = False
         self._asked: dict[Partition, int] = {}
         self._not_committed: dict[Partition, int] = {}
+        self._silent_until: dict[Partition, int] = {}
+        self._closed = False
+        self._state = StateTopic(settings, clients, store, handover.alive)
         overrides = {"on_commit": self._on_commit, "queued.max.messages.kbytes": 131_072}
-        self._consumer = Consumer(consumer_config(settings, settings.enrichment_group, overrides), logger=log)
-        self._check_cluster()
+        self._consumer = clients.consumer(consumer_config(settings, settings.enrichment_group, overrides))
+        try:
+            self._check_cluster()
+        except Exception:
+            self._consumer.close()
+            raise
         self._consumer.subscribe(
             list(sources), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -81,14 +91,14 @@ class Intake:
             metadata = self._consumer.list_topics(timeout=_ASK_SECONDS)
         except KafkaException as error:
             raise RetryableError(f"Kafka is out of reach: {error}") from error
+        ours = (*self._sources, PIN_EMBEDDED.name, PIN_FEATURES.name, STATE_CHECKPOINTED.name)
         counts = {
-            name: len(metadata.topics[name].partitions) if name in metadata.topics else 0
-            for name in (*self._sources, PIN_EMBEDDED.name)
+            name: len(metadata.topics[name].partitions) if name in metadata.topics else 0 for name in ours
         }
         if len(set(counts.values())) != 1 or 0 in counts.values():
             raise Refused(
                 "kafka_topic",
-                expected="the sources and pin.embedded.v1 with equal numbers of partitions",
+                expected="the sources, their state and pin.embedded.v1 with equal numbers of partitions",
                 came=str(counts),
                 fix="`skewless topics` creates what is missing.",
             )
@@ -96,24 +106,56 @@ class Intake:
             self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        committed = consumer.committed(partitions, timeout=_ASK_SECONDS) if partitions else []
-        starts = [self._start(consumer, one) for one in committed]
-        consumer.assign(starts)
-        self.assigned = {(one.topic, one.partition) for one in partitions}
+        if not partitions:
+            self._handover.begin(Assignment({}, {}, np.empty(0, np.int64), Restored()))
+            return
+        restored = self._state.restore(sorted({one.partition for one in partitions}))
+        try:
+            committed = consumer.committed(partitions, timeout=_ASK_SECONDS)
+            starts = {(one.topic, one.partition): self._start(consumer, one, restored) for one in committed}
+        except KafkaException as error:
+            raise RetryableError(f"where to start: {error}") from error
+        consumer.assign([TopicPartition(*each, start.offset) for each, start in starts.items()])
+        self.assigned = set(starts)
+        self._silent_until = {
+            each: one.silent_until for each, one in starts.items() if one.silent_until > one.offset
+        }
+        self._asked = {(one.topic, one.partition): max(one.offset, 0) for one in committed}
+        self._keep_positions(starts)
         self._telemetry.partitions.set(len(self.assigned))
+        self._telemetry.restored_rows.inc(restored.rows)
+        self._telemetry.missed_state_rows.inc(restored.missed_rows)
         log.info("assigned %d partitions", len(self.assigned))
+        unwritten = self._pins_of({number for (_, number), one in starts.items() if one.unwritten})
+        offsets = {each: one.offset for each, one in starts.items()}
+        self._handover.begin(Assignment(offsets, restored.checkpoints, unwritten, restored))
 
-    def _start(self, consumer: Consumer, committed: TopicPartition) -> TopicPartition:
+    def _start(self, consumer: Consumer, committed: TopicPartition, restored: Restored) -> Start:
         """Where to start with one partition; counts what is gone from the topic before it was read."""
         partition = (committed.topic, committed.partition)
-        stored = stored_position(self._store, partition)
-        where = TopicPartition(*partition)
-        low, high = consumer.get_watermark_offsets(where, timeout=_ASK_SECONDS)
-        check_not_ahead(partition, stored, high)
-        if missed := missed_events(low, stored):
-            self._telemetry.missed_events.labels(committed.topic).inc(missed)
-            log.warning("%s[%d] no longer holds %d events that the state lacks", *partition, missed)
-        return TopicPartition(*partition, start_offset(committed.offset, stored))
+        low, high = consumer.get_watermark_offsets(TopicPartition(*partition), timeout=_ASK_SECONDS)
+        checkpoint = restored.checkpoints.get(committed.partition)
+        covered = None if checkpoint is None else checkpoint.covers.get(committed.topic, 0)
+        start = plan_start(committed.offset, stored_position(self._store, partition), covered, low)
+        check_not_ahead(partition, start.known, high)
+        if start.missed:
+            self._telemetry.missed_events.labels(committed.topic).inc(start.missed)
+            log.warning("%s[%d] no longer holds %d events that the state lacks", *partition, start.missed)
+        return start
+
+    def _keep_positions(self, starts: Mapping[Partition, Start]) -> None:
+        """What was restored counts as folded in; without a write this would be forgotten by a crash."""
+        meta = position_meta({each: one.known for each, one in starts.items() if one.known})
+        self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
+
+    def _pins_of(self, partitions: set[int]) -> Ints:
+        if not partitions:
+            return np.empty(0, np.int64)
+        numbers = sorted(partitions)
+        found = [
+            records["pin_id"][np.isin(records["partition"], numbers)] for records, _ in self._store.scan()
+        ]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._handover.finish()
@@ -127,7 +169,7 @@ class Intake:
     def _leave(self) -> None:
         self._moved = True
         self.assigned = set()
-        self._asked, self._not_committed = {}, {}
+        self._asked, self._not_committed, self._silent_until = {}, {}, {}
         self._telemetry.partitions.set(0)
 
     def read(self, count: int, timeout_seconds: float) -> Fetched | None:
@@ -143,23 +185,17 @@ class Intake:
             # Fetched before the partitions went to somebody else: theirs to read now.
             messages = [one for one in messages if (one.topic(), one.partition()) in self.assigned]
         if messages:
-            return self._fetched(messages)
+            return self._sorted(messages)
         if self._not_committed:
             self.commit({}, wait=False)
         return None
 
-    def _fetched(self, messages: list[Message]) -> Fetched:
-        by_topic: dict[str, list[Message]] = {}
-        topics = [str(message.topic()) for message in messages]
-        for topic in set(topics):
-            by_topic[topic] = [one for one, its in zip(messages, topics, strict=True) if its == topic]
-        batches = [_source_batch(self._sources[topic], by_topic[topic]) for topic in sorted(by_topic)]
-        offsets: dict[Partition, int] = {}
-        for batch in batches:
-            # Offsets ascend within a partition, so the last one written stands.
-            last = dict(zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True))
-            offsets |= {(batch.source.topic, number): offset + 1 for number, offset in last.items()}
-        return Fetched(batches, by_topic, offsets)
+    def _sorted(self, messages: Sequence[Message]) -> Fetched:
+        one = fetched(self._sources, messages, self._silent_until)
+        for each, offset in one.offsets.items():
+            if offset >= self._silent_until.get(each, offset + 1):
+                del self._silent_until[each]
+        return one
 
     def commit(self, offsets: Offsets, *, wait: bool) -> None:
         """Tell the group that everything before these offsets is done with.
@@ -167,7 +203,12 @@ class Intake:
         A failure (a rebalance, a coordinator that moves) is no loss: it is tried again with the next
         commit or at the next idle moment, and a restart before that repeats what the fold passes over.
         """
-        merged, self._not_committed = self._not_committed | dict(offsets), {}
+        merged = self._not_committed | {
+            # Catching up with what another owner committed must not take the group back.
+            each: max(offset, self._asked.get(each, 0))
+            for each, offset in offsets.items()
+        }
+        self._not_committed = {}
         self._asked |= merged
         wanted = [TopicPartition(topic, number, offset) for (topic, number), offset in merged.items()]
         if wanted and wait:
@@ -185,41 +226,49 @@ class Intake:
             # The highest offset asked for, not the one that failed: a later commit may have succeeded.
             self._not_committed |= {one: self._asked[one] for one in failed if one in self._asked}
 
-    def lag(self) -> dict[str, int]:
-        """Messages between position and end of the topic, by topic, as far as the fetcher knows."""
+    def still_ours(self) -> bool:
+        """Ask the group's coordinator, by committing once more what is committed: a zombie is refused."""
+        if not self._asked:
+            return False
+        offsets = [TopicPartition(*each, offset) for each, offset in self._asked.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            log.warning("this worker is no longer of the group: %s", error)
+            return False
+        return True
+
+    def state_ends(self, partitions: Sequence[int]) -> dict[int, int]:
+        """Ends of these partitions of the state topic now."""
+        return {
+            number: int(
+                self._consumer.get_watermark_offsets(
+                    TopicPartition(PIN_FEATURES.name, number), timeout=_ASK_SECONDS
+                )[1]
+            )
+            for number in partitions
+        }
+
+    def lag(self, *, ask: bool = False) -> dict[str, int]:
+        """Messages between position and end of the topic, by topic, as far as the fetcher knows.
+
+        With `ask` the broker is asked for the ends, which tells also when nothing is fetched.
+        """
         behind = dict.fromkeys(self._sources, 0)
         for one in self._consumer.position([TopicPartition(*each) for each in sorted(self.assigned)]):
-            _, high = self._consumer.get_watermark_offsets(one, cached=True)
+            if ask:
+                _, high = self._consumer.get_watermark_offsets(one, timeout=_ASK_SECONDS)
+            else:
+                _, high = self._consumer.get_watermark_offsets(one, cached=True)
             if high > 0 and one.offset >= 0:
                 behind[one.topic] += max(0, high - one.offset)
         return behind
 
     def close(self) -> None:
-        """Leave the group, so that the others need not wait for a timeout."""
-        self._consumer.close()
-
-
-def _headers(message: Message) -> Headers | None:
-    # The stubs allow every form that `produce` takes; what is read is always a list of pairs.
-    return cast("Headers | None", message.headers())
-
-
-def _source_batch(source: Source, messages: Sequence[Message]) -> SourceBatch:
-    size = len(messages)
-
-    def event_type(row: int) -> str | None:
-        return read_headers(_headers(messages[row])).get("ce_type")
-
-    # Headers are asked for bad rows only: reading them costs 2.9 µs a message, half of all the rest.
-    return SourceBatch(
-        source=source,
-        keys=[one.key() for one in messages],
-        values=[one.value() for one in messages],
-        partitions=np.fromiter([one.partition() for one in messages], np.int64, size),
-        offsets=np.fromiter([one.offset() for one in messages], np.int64, size),
-        ingested_at_ms=np.fromiter([one.timestamp()[1] for one in messages], np.int64, size),
-        event_type=event_type,
-    )
+        """Leave the group, so that the others need not wait for a timeout. Twice is harmless."""
+        if not self._closed:
+            self._closed = True
+            self._consumer.close()
 
 
 def _is_event(message: Message) -> bool:

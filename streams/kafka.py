@@ -1,10 +1,11 @@
 """How we talk to Kafka: settings, librdkafka configuration, topics."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException, Producer
 
 # Both are public, but missing from the package's __all__.
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
@@ -20,6 +21,16 @@ Config = dict[str, str | int | float | bool]
 """What the constructors of confluent_kafka take. Holds the password in clear: never log one."""
 
 _ADMIN_TIMEOUT_SECONDS = 15.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KafkaClients:
+    """Makes the clients that a worker talks to Kafka with. A simulation puts its own in."""
+
+    consumer: Callable[[Config], Consumer] = lambda config: Consumer(config, logger=log)
+    producer: Callable[[Config], Producer] = lambda config: Producer(config, logger=log)
 
 
 class KafkaSettings(BaseModel):

@@ -2,16 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
-
-from schemas.topics import PIN_EMBEDDED
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from .dead_letters import Headers, letter_headers, letter_topic
-from .embedded_rows import EmbeddedRows
-from .kafka import KafkaSettings, producer_config
+from .kafka import KafkaClients, KafkaSettings, producer_config
 from .sources import DeadLetter
 
 log = logging.getLogger(__name__)
@@ -20,7 +17,22 @@ _FLUSH_SECONDS = 1.0
 _QUEUE_FULL_SECONDS = 0.1
 _CUT_BYTES = 65_536
 """What is kept of the key and of the value of a letter that Kafka does not take whole."""
-DELIVERY_TIMEOUT_MS = 120_000
+
+
+class Rows(Protocol):
+    """Rows for one topic; row i belongs on `partitions[i]`."""
+
+    @property
+    def topic(self) -> str: ...  # noqa: D102
+
+    @property
+    def keys(self) -> list[str]: ...  # noqa: D102
+
+    @property
+    def values(self) -> list[str]: ...  # noqa: D102
+
+    @property
+    def partitions(self) -> list[int]: ...  # noqa: D102
 
 
 class DeliveryFailed(Exception):
@@ -30,39 +42,49 @@ class DeliveryFailed(Exception):
 class Outlet:
     """An idempotent producer. Everything is acknowledged when `wait` returns; it raises otherwise."""
 
-    def __init__(self, settings: KafkaSettings, worker: str) -> None:
+    def __init__(self, settings: KafkaSettings, worker: str, clients: KafkaClients | None = None) -> None:
         overrides = {
             # Only failures come back one by one; that all others arrived shows in the empty queue.
             "delivery.report.only.error": True,
-            "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
+            # A worker that was away for longer is no longer of the group: what it had queued must not
+            # arrive behind the rows of the one that took over.
+            "delivery.timeout.ms": settings.session_timeout_ms,
             "batch.size": 1 << 20,
         }
-        self._producer = Producer(producer_config(settings, overrides), logger=log)
+        self._producer = (clients or KafkaClients()).producer(producer_config(settings, overrides))
         self._worker = worker
         self._failure: KafkaError | None = None
 
-    def produce_rows(self, rows: EmbeddedRows) -> None:
-        """Queue rows for pin.embedded.v1, each on its Pin's partition."""
+    def produce_rows(self, rows: Rows) -> None:
+        """Queue rows, each on its Pin's partition."""
         # NOTE: produce_batch passes over a partition that is named per message, so there is one call
         # per partition; librdkafka takes one lock for each.
         order = np.argsort(rows.partitions, kind="stable")
         numbers, starts = np.unique(np.array(rows.partitions)[order], return_index=True)
         for number, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=bool(len(numbers))):
-            self._produce(
-                number, [{"key": rows.keys[place], "value": rows.values[place]} for place in places.tolist()]
-            )
+            messages = [{"key": rows.keys[place], "value": rows.values[place]} for place in places.tolist()]
+            self._produce(rows.topic, number, messages)
         self._producer.poll(0)
 
-    def _produce(self, partition: int, messages: list[dict[str, Any]]) -> None:
+    def _produce(self, topic: str, partition: int, messages: list[dict[str, Any]]) -> None:
         while messages:
             queued = self._producer.produce_batch(
-                PIN_EMBEDDED.name, messages, partition=partition, on_delivery=self._on_delivery
+                topic, messages, partition=partition, on_delivery=self._on_delivery
             )
             if queued == len(messages):
                 return
-            messages = self._refused(messages)
+            messages = self._refused(topic, messages)
 
-    def _refused(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def produce_message(self, topic: str, key: str, value: bytes) -> None:
+        """Queue one message of our own."""
+        try:
+            self._producer.produce(topic, value, key=key, on_delivery=self._on_delivery)
+        except BufferError:
+            self._producer.poll(_QUEUE_FULL_SECONDS)
+            self._check()
+            self.produce_message(topic, key, value)
+
+    def _refused(self, topic: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages that found the queue full, after waiting for room."""
         again = []
         for message in messages:
@@ -70,9 +92,10 @@ class Outlet:
             if error is None:
                 continue
             if error.code() != KafkaError._QUEUE_FULL:
-                raise DeliveryFailed(f"{PIN_EMBEDDED.name}: {error}")
+                raise DeliveryFailed(f"{topic}: {error}")
             again.append(message)
         self._producer.poll(_QUEUE_FULL_SECONDS)
+        self._check()
         return again
 
     def produce_letter(self, letter: DeadLetter, original_headers: Headers | None) -> None:
@@ -87,6 +110,7 @@ class Outlet:
                 return
             except BufferError:
                 self._producer.poll(_QUEUE_FULL_SECONDS)
+                self._check()
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE or not whole:
                     raise
@@ -113,7 +137,15 @@ class Outlet:
                 pass
         except KafkaException as error:
             raise DeliveryFailed(str(error)) from error
+        self._check()
+
+    def _check(self) -> None:
         if self._failure is not None:
             raise DeliveryFailed(
-                f"{self._failure.str()}: the offsets of this batch are not committed, so a restart repeats it"
+                f"{self._failure.str()}: the offsets of this batch are not committed, so it is repeated"
             )
+
+    def drop(self) -> None:
+        """Forget what the broker does not have yet, and be done."""
+        self._producer.purge()
+        self._producer.poll(0)

@@ -1,8 +1,7 @@
 """Where a state store stands in its source topics, kept in the store itself, in the same atomic write."""
 
 from collections.abc import Mapping
-
-from confluent_kafka import OFFSET_BEGINNING
+from dataclasses import dataclass
 
 from features.store import RecordStore
 from schemas.errors import Refused
@@ -31,21 +30,39 @@ def _name(partition: Partition) -> str:
     return f"position/{partition[0]}/{partition[1]}"
 
 
-def start_offset(committed: int, stored: int | None) -> int:
-    """Where to start reading: `committed` is below 0 when the group has none.
+@dataclass(frozen=True)
+class Start:
+    """Where reading of one partition starts, and what is known about it."""
 
-    The store behind the group (another worker moved on): from the store's position, because its state
-    lacks the events between. The group behind the store (a crash between store and commit): from the
-    group's, because their rows may not have been produced.
+    offset: int
+    silent_until: int
+    """Events below it had their rows acknowledged under another owner: they are folded and not emitted."""
+    known: int
+    """The state holds everything before this offset."""
+    missed: int
+    """Events that the topic no longer holds and the state never had."""
+    unwritten: bool
+    """Pins of the partition may have changed since the last checkpoint by events that are not read again."""
+
+
+def plan_start(committed: int, stored: int | None, checkpoint: int | None, low: int) -> Start:
+    """Where to start. `committed` is below 0 when the group has none; `low` is the topic's first offset.
+
+    The checkpoint behind the group: from the checkpoint, because the Pins changed since then are in no
+    state row yet; what the group has committed is folded silently. The group behind the state (a crash
+    between store and commit): from the group's, because their rows may not have been produced. A group
+    that knows nothing: from the beginning, everything emitted.
     """
-    if stored is None or committed < 0:
-        return int(OFFSET_BEGINNING)
-    return min(committed, stored)
-
-
-def missed_events(low: int, stored: int | None) -> int:
-    """Events that the topic no longer holds (it starts at `low`) and the state never had."""
-    return max(0, low - (stored or 0))
+    known = max(stored or 0, checkpoint or 0)
+    wanted = known if checkpoint is None else checkpoint
+    start = 0 if committed < 0 else min(committed, wanted)
+    return Start(
+        offset=max(start, low),
+        silent_until=max(committed, 0),
+        known=known,
+        missed=max(0, low - known),
+        unwritten=known > 0 and (checkpoint is None or (known > checkpoint and low > checkpoint)),
+    )
 
 
 def check_not_ahead(partition: Partition, stored: int | None, high: int) -> None:

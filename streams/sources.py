@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from features.pin_state import AGGREGATED, CHANGED
 from schemas.batch import BatchDecoder
 from schemas.errors import DeadLetterReason
+from schemas.rows import RowReader
 from schemas.topics import ENRICHMENT_SOURCES, PIN_AGGREGATED, Topic
 
 Ints = npt.NDArray[np.int64]
@@ -17,14 +18,26 @@ EventType = Callable[[int], str | None]
 """Row -> CloudEvents `type` of the message, or None when it has none."""
 
 
+@dataclass
+class Doubt:
+    """How many more batches of a source are read message by message: the last ones held bad messages.
+
+    Either way gives the same columns; it spares a stream with a pill in every batch the parse that fails.
+    """
+
+    batches: int = 0
+
+
 @dataclass(frozen=True)
 class Source:
-    """A topic that is folded into Pin state, with its decoder; `field` is the record's offset field."""
+    """A topic that is folded into Pin state, with its decoders; `field` is the record's offset field."""
 
     topic: str
     model: type[BaseModel]
     field: str
     decoder: BatchDecoder
+    reader: RowReader
+    doubt: Doubt
 
 
 def enrichment_sources() -> dict[str, Source]:
@@ -34,7 +47,8 @@ def enrichment_sources() -> dict[str, Source]:
 
 def _source(topic: Topic) -> Source:
     field = AGGREGATED if topic is PIN_AGGREGATED else CHANGED
-    return Source(topic.name, topic.value, field, BatchDecoder(topic.value))
+    model = topic.value
+    return Source(topic.name, model, field, BatchDecoder(model), RowReader(model), Doubt())
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,8 @@ class DeadLetter:
     value: bytes | None
     reason: DeadLetterReason
     message: str
+    model_version: str | None = None
+    """The tower version at work, where one was."""
 
 
 def dead_letter(batch: SourceBatch, row: int, reason: DeadLetterReason, message: str) -> DeadLetter:

@@ -4,9 +4,9 @@ A step owns its state and its positions, written together, and passes over offse
 delivery may repeat and the effect does not. Faust brings messages and takes results, nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from schemas.errors import DeadLetterReason
 
@@ -29,12 +29,17 @@ class RawEvent:
 
 @dataclass(frozen=True)
 class Output:
-    """One message to be sent; without a partition it goes where its key's murmur2 hash says."""
+    """One message to be sent; without a partition it goes where its key's murmur2 hash says.
+
+    `owner`: partition of the sources whose state it was made from. It is not sent once another worker
+    owns that partition, so a worker that was cut off cannot write over what its successor has said.
+    """
 
     topic: str
     key: bytes
     value: bytes
     partition: int | None = None
+    owner: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,24 @@ class TurnedDown:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one call of a step comes to."""
+    """What one call of a step comes to.
+
+    `counts`: what became of the events, by a few fixed names, for metrics. `more`: a tick that has not
+    come to its end; the next one follows at once.
+    """
 
     outputs: list[Output] = field(default_factory=list)
     letters: list[TurnedDown] = field(default_factory=list)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    more: bool = False
 
 
 class Step(Protocol):
-    """A fold over some topics, with time. Not thread-safe; one agent loop drives it."""
+    """A fold over some topics, with time. Not thread-safe; one agent loop drives it, one call at a time.
+
+    A call comes only when everything that the call before it returned is acknowledged by the broker;
+    the first call is a `tick`.
+    """
 
     @property
     def name(self) -> str:
@@ -85,4 +100,13 @@ class Step(Protocol):
 
     def close(self) -> None:
         """Release the store."""
+        ...
+
+
+@runtime_checkable
+class PartitionOwner(Protocol):
+    """A step that acts by itself in `tick`, and so has to know which partitions are its to speak for."""
+
+    def own(self, partitions: frozenset[int]) -> None:
+        """From here on these partition numbers, and no others, are this worker's. Called before `apply`."""
         ...

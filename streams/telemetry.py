@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from schemas.errors import DeadLetterReason
 from schemas.topics import ENRICHMENT_SOURCES
 
-RESULTS = ("applied", "redelivered", "dead_lettered")
+RESULTS = ("applied", "redelivered", "dead_lettered", "caught_up")
 STAGES = ("decode", "state", "tower", "encode", "store", "produce", "acknowledge")
 MAX_TOWERS = 4
 """Towers beyond this share one label value, so that labels stay bounded whatever is live."""
@@ -82,6 +82,7 @@ class EnrichmentTelemetry:
             ["topic"],
             registry=registry,
         )
+        self._add_recovery(registry)
         # Pins that the backfill of a new tower has embedded so far, and whether it is through. Not
         # complete and not growing: the sources take all the time; add a worker.
         self.backfilled = Counter(
@@ -95,6 +96,33 @@ class EnrichmentTelemetry:
             "1 when every stored Pin has a row of this tower",
             ["tower"],
             registry=registry,
+        )
+
+    def _add_recovery(self, registry: CollectorRegistry) -> None:
+        """What it took to get going again."""
+        # State rows read back when partitions came. Large after a lost disk, small otherwise.
+        self.restored_rows = Counter(
+            "skewless_enrichment_restored_rows_total",
+            "State rows read from pin.features.v1",
+            registry=registry,
+        )
+        # State rows that were gone before this store had them: only an embedded broker does that, or
+        # somebody who deleted records of a compacted topic. Have producers publish in full again.
+        self.missed_state_rows = Counter(
+            "skewless_enrichment_missed_state_rows_total",
+            "State rows evicted from pin.features.v1 before they were read",
+            registry=registry,
+        )
+        # State rows acknowledged. Standing still while events are applied: a lost disk would cost more.
+        self.flushed_rows = Counter(
+            "skewless_enrichment_flushed_rows_total",
+            "State rows written to pin.features.v1",
+            registry=registry,
+        )
+        # Times that the worker closed its connections and began again. Growing: the broker is away or
+        # does not take its rows; its log says which.
+        self.reopened = Counter(
+            "skewless_enrichment_reopened_total", "Connections closed and opened again", registry=registry
         )
 
     def _make_series(self) -> None:

@@ -3,38 +3,48 @@
 What a crash can undo, in the order of effects per batch: state and positions are written (one atomic
 write), rows and letters are produced, the broker acknowledges them, offsets are committed. A kill
 between any two of them repeats the batch: the fold passes over what the state has, the rows come out
-again with the same revision, and readers keep one of them.
+again with the same revision, and readers keep one of them. Beside that, changed states are flushed to
+the compacted topic (`state_flush`), from which whoever takes a partition over restores them.
 """
 
 import logging
-import signal
-import threading
-from collections import Counter
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
+from confluent_kafka import KafkaException
 
 from features.store import RecordStore
 from schemas.artefacts import write_atomic
+from schemas.codec import encode
+from schemas.errors import RetryableError
+from schemas.topics import EMBEDDINGS_COUNTED
 
 from .backfill import Backfill
 from .enrichment import Clock, Enriched, PinEmbedder, enrich
-from .intake import Fetched, Handover, Intake
-from .kafka import KafkaSettings
-from .outlet import Outlet
-from .positions import Partition, position_meta
+from .fetched import Fetched
+from .in_flight import InFlight
+from .intake import Assignment, Handover, Intake
+from .kafka import KafkaClients, KafkaSettings
+from .outlet import DeliveryFailed, Outlet
+from .positions import position_meta
 from .sources import enrichment_sources
 from .state_cache import CachedStore
+from .state_flush import FlushEnvirons, FlushSettings, StateFlush
+from .state_rows import StateRows
 from .telemetry import EnrichmentTelemetry, tower_label
-from .worker_status import StatusMeter
+from .watchdog import Watchdog
+from .worker_report import WorkerReport
 
 log = logging.getLogger(__name__)
 
 LiveTowers = Callable[[], Sequence[PinEmbedder]]
 """The towers to embed with now, the serving one first. Asked between batches, so it has to be quick."""
+
+_FENCE_SHARE = 0.5
+"""Of the session timeout: after that long without contact the coordinator is asked before producing."""
 
 
 @dataclass(frozen=True)
@@ -42,31 +52,44 @@ class WorkerSettings:
     """How one worker works. A batch is what came within `poll_seconds`, at most `batch_events`."""
 
     name: str = "worker-0"
+    tier: str = "realtime"
     batch_events: int = 8192
     poll_seconds: float = 0.05
     backfill_chunk_pins: int = 2048
+    flush_seconds: float = 10.0
+    flush_chunk_pins: int = 1024
+    drain_seconds: float = 5.0
+    """Longest time that a handover spends on flushing states; the next owner reads again what is left."""
+    retry_seconds: float = 1.0
+    watchdog_seconds: float = 120.0
     status_path: Path | None = None
     status_interval_seconds: float = 1.0
 
 
-@dataclass
-class _InFlight:
-    """Produced, not yet known to be acknowledged; and what to do when it is."""
+@dataclass(frozen=True)
+class Times:
+    """The wall clock, and how to wait."""
 
-    offsets: dict[Partition, int] = field(default_factory=dict)
-    meta: dict[str, bytes] = field(default_factory=dict)
-    rows: Counter[int] = field(default_factory=Counter)
+    wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    pause: Callable[[float], None] = time.sleep
+
+
+class PartitionsLost(Exception):
+    """A worker was away for so long that its partitions went to another one."""
+
+
+TROUBLE = (DeliveryFailed, RetryableError, PartitionsLost, KafkaException)
+"""After these the connections are closed and opened again; nothing was committed that is not done."""
 
 
 class EnrichmentWorker:
     """One process of the group. `run` works until told to stop; an exception out of it is a reason to exit.
 
-    Raises Refused for state of another cluster or topics that do not fit, `outlet.DeliveryFailed` when
-    the broker does not take a row, RetryableError when no broker answers at the start, KafkaException when
-    Kafka cannot be worked with.
+    Raises Refused for state of another cluster or topics that do not fit, and RetryableError when no
+    broker answers at the start; later it waits for one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the composition root's, each of its own kind
         self,
         kafka: KafkaSettings,
         settings: WorkerSettings,
@@ -74,46 +97,95 @@ class EnrichmentWorker:
         live_towers: LiveTowers,
         telemetry: EnrichmentTelemetry,
         clock: Clock,
+        clients: KafkaClients | None = None,
+        times: Times | None = None,
     ) -> None:
-        self._settings, self._live_towers = settings, live_towers
+        self._kafka, self._settings, self._live_towers = kafka, settings, live_towers
         self._telemetry, self._clock = telemetry, clock
+        self._clients, self._times = clients or KafkaClients(), times or Times()
         self._store = CachedStore(store)
-        self._in_flight = _InFlight()
+        self._in_flight = InFlight()
         self._backfill = Backfill(self._store, settings.backfill_chunk_pins)
-        self._meter = StatusMeter(settings.name, clock)
-        self._outlet = Outlet(kafka, settings.name)
-        handover = Handover(self._finish, self._abandon)
-        self._intake = Intake(kafka, enrichment_sources(), self._store, telemetry, handover)
+        self._report = WorkerReport(settings.name, settings.tier, telemetry, clock, self._times.wall_ms)
+        self._watchdog = Watchdog(settings.watchdog_seconds, clock)
+        self._discarding = False
+        self.start()
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Work until `stopped()`; then finish the batch, commit and leave the group."""
+        """Work until `stopped()`; then finish the batch, flush, commit and leave the group."""
         try:
-            while not stopped():
-                self._turn()
-            self._finish()
+            with self._watchdog:
+                while not stopped():
+                    self.turn(stopped)
+                try:
+                    self._finish()
+                except TROUBLE as trouble:
+                    log.warning("%s: what is not acknowledged is repeated by the next start", trouble)
         finally:
             # After a failure too: what was not committed is another member's at once, not in 10 s.
-            self._intake.close()
+            self.stop()
+
+    def start(self) -> None:
+        """Connect and join the group."""
+        self._in_flight = InFlight()
+        self._lost = False
+        self._outlet = Outlet(self._kafka, self._settings.name, self._clients)
+        handover = Handover(self._begin, self._finish, self._abandon, self._watchdog.beat)
+        self._intake = Intake(
+            self._kafka, enrichment_sources(), self._store, self._telemetry, handover, self._clients
+        )
+        self._flush = StateFlush(
+            self._store,
+            FlushSettings(self._settings.name, self._settings.flush_seconds, self._settings.flush_chunk_pins),
+            FlushEnvirons(self._intake.state_ends, self._backfill.embedded, self._clock, self._times.wall_ms),
+        )
+        self._contact = self._clock()
+        self._discarding = False
+
+    def turn(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """One batch, or one idle moment; trouble with Kafka closes the connections and opens them again."""
+        try:
+            self._turn()
+        except TROUBLE as trouble:
+            self._reopen(trouble, stopped)
+
+    def stop(self) -> None:
+        """Leave the group."""
+        self._intake.close()
 
     def _turn(self) -> None:
+        self._contact = self._clock()
         fetched = self._intake.read(self._settings.batch_events, self._settings.poll_seconds)
+        if self._lost:
+            # What is queued in the producer may be older than what the new owner has sent by now.
+            raise PartitionsLost("the group gave the partitions to another worker")
         towers = self._live_towers()
+        if self._backfill.drops([tower.version for tower in towers]):
+            self._settle()
+            self._produce_states(self._flush.retract([tower.version for tower in towers]))
+            self._settle()
         # Before the batch is stored: over an empty store a backfill is through at once.
         self._fill(towers)
         if fetched is None:
             self._settle()
         else:
             self._step(fetched, towers)
-        self._report(towers)
+        self._produce_states(self._flush.next_rows())
+        self._tell(towers, idle=fetched is None)
 
     def _step(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
         """Enrich a batch while the one before it is on its way; then settle that one and let this one go."""
+        if fetched.known:
+            self._catch_up(fetched, towers)
         enriched = enrich(fetched.batches, self._store, towers, self._clock)
         self._settle()
         start = self._clock()
-        meta = position_meta(fetched.offsets)
-        self._store.put_many(enriched.pin_ids, enriched.records, enriched.tails, meta)
+        self._store.put_many(
+            enriched.pin_ids, enriched.records, enriched.tails, position_meta(fetched.offsets)
+        )
+        self._flush.note(enriched.pin_ids, fetched.offsets)
         stored = self._clock()
+        self._check_fence()
         for ordinal, rows in enumerate(enriched.rows):
             self._outlet.produce_rows(rows)
             self._in_flight.rows[ordinal] += len(rows)
@@ -122,29 +194,97 @@ class EnrichmentWorker:
         )
         self._in_flight.offsets |= fetched.offsets
         stages = enriched.stage_seconds | {"store": stored - start, "produce": self._clock() - stored}
-        self._observe(fetched, enriched, stages)
+        self._report.batch(fetched, enriched, stages, [tower.version for tower in towers])
+
+    def _catch_up(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
+        """Fold what another owner has emitted and committed. Towers say, as they did there, what fails."""
+        enriched: Enriched = enrich(fetched.known, self._store, towers, self._clock)
+        self._store.put_many(enriched.pin_ids, enriched.records, enriched.tails)
+        self._flush.note(enriched.pin_ids, {})
+        self._report.caught_up(fetched.known)
+
+    def _check_fence(self) -> None:
+        """Nothing is produced by a worker that was away (stopped, swapped out) until it asked the group.
+
+        Raises PartitionsLost. Without it a worker that wakes up after its session ended would put rows
+        of an older state behind the rows of the one that took over, and compaction would keep those.
+        """
+        allowed = self._kafka.session_timeout_ms / 1000 * _FENCE_SHARE
+        if self._clock() - self._contact > allowed:
+            if not self._intake.still_ours():
+                raise PartitionsLost("away for longer than the group waits")
+            self._contact = self._clock()
 
     def _settle(self, *, wait_for_commit: bool = False) -> None:
         """Wait until the broker has what is in flight, then commit it."""
-        flying, self._in_flight = self._in_flight, _InFlight()
-        if not flying.offsets and not flying.rows:
+        flying, self._in_flight = self._in_flight, InFlight()
+        if flying:
+            start = self._clock()
+            self._outlet.wait()
+            self._telemetry.stage_seconds.labels("acknowledge").observe(self._clock() - start)
+            self._watchdog.beat()
+        self._report.acknowledged(flying)
+        self._backfill.acknowledged()
+        if meta := flying.meta | self._flush.acknowledged():
+            self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
+        if flying.offsets:
+            self._intake.commit(flying.offsets, wait=wait_for_commit)
+        self._produce_states(self._flush.next_checkpoints(), checkpoints=True)
+
+    def _produce_states(self, rows: StateRows | None, *, checkpoints: bool = False) -> None:
+        if rows is None:
             return
-        start = self._clock()
-        self._outlet.wait()
-        self._telemetry.stage_seconds.labels("acknowledge").observe(self._clock() - start)
-        for ordinal, count in flying.rows.items():
-            self._telemetry.rows.labels(tower_label(ordinal)).inc(count)
-        if flying.meta:
-            self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], flying.meta)
-        self._intake.commit(flying.offsets, wait=wait_for_commit)
+        self._check_fence()
+        self._outlet.produce_rows(rows)
+        if checkpoints:
+            self._in_flight.others += len(rows)
+        else:
+            self._in_flight.state_rows += len(rows)
+
+    def _begin(self, assignment: Assignment) -> None:
+        """Partitions came."""
+        self._backfill.begin(assignment.checkpoints)
+        self._flush.begin(assignment.starts, assignment.checkpoints, assignment.unwritten)
+        self._outlet.produce_letters([(letter, None) for letter in assignment.restored.letters])
+        self._in_flight.others += len(assignment.restored.letters)
+        self._contact = self._clock()
+        self._watchdog.beat()
 
     def _finish(self) -> None:
-        """Everything in flight acknowledged and committed: at a stop, and before partitions go."""
+        """All in flight acknowledged and committed, states flushed: at a stop, before partitions go."""
+        if self._discarding:
+            return
         self._settle(wait_for_commit=True)
+        deadline = self._clock() + self._settings.drain_seconds
+        # A flush that is under way, and one for what has changed since it began.
+        for _ in range(2):
+            while self._clock() < deadline and (rows := self._flush.next_rows(at_once=True)) is not None:
+                self._produce_states(rows)
+            self._settle()
+            self._settle()
 
     def _abandon(self) -> None:
-        """The partitions are somebody else's already: their rows may still arrive, nothing is committed."""
-        self._in_flight = _InFlight()
+        """The partitions are somebody else's already: nothing of them is produced or committed."""
+        self._in_flight = InFlight()
+        self._flush.drop()
+        self._lost = True
+
+    def _reopen(self, trouble: Exception, stopped: Callable[[], bool]) -> None:
+        """Let go of everything that is not acknowledged, and begin again from what is committed."""
+        self._discarding = True
+        self._telemetry.reopened.inc()
+        self._flush.drop()
+        self._outlet.drop()
+        self._intake.close()
+        while not stopped():
+            log.warning("%s: connecting anew", trouble)
+            self._times.pause(self._settings.retry_seconds)
+            self._watchdog.beat()
+            try:
+                self.start()
+                return
+            except TROUBLE as again:
+                trouble = again
 
     def _fill(self, towers: Sequence[PinEmbedder]) -> None:
         """One chunk of a backfill, when there is one to do."""
@@ -152,56 +292,27 @@ class EnrichmentWorker:
         chunk = self._backfill.next_chunk(towers, partitions)
         if chunk is None:
             return
+        self._check_fence()
         self._outlet.produce_rows(chunk.rows)
         self._in_flight.rows[chunk.ordinal] += len(chunk.rows)
         self._in_flight.meta |= chunk.meta()
         self._telemetry.backfilled.labels(tower_label(chunk.ordinal)).inc(len(chunk.rows))
         if chunk.progress.done:
+            self._flush.hasten()
             log.info("tower %s has a row of every Pin (%d)", chunk.version[:12], chunk.progress.pins)
 
-    def _observe(self, fetched: Fetched, enriched: Enriched, stages: dict[str, float]) -> None:
-        lost = Counter(letter.topic for letter in enriched.letters)
-        for batch in fetched.batches:
-            topic = batch.source.topic
-            repeated = enriched.redelivered.get(topic, 0)
-            self._telemetry.events.labels(topic, "redelivered").inc(repeated)
-            self._telemetry.events.labels(topic, "dead_lettered").inc(lost[topic])
-            self._telemetry.events.labels(topic, "applied").inc(len(batch) - repeated - lost[topic])
-        for letter in enriched.letters:
-            self._telemetry.dead_letters.labels(letter.topic, letter.reason.value).inc()
-        for stage, seconds in stages.items():
-            self._telemetry.stage_seconds.labels(stage).observe(seconds)
-        events = sum(map(len, fetched.batches))
-        self._telemetry.batch_events.observe(events)
-        self._meter.add(events, len(enriched.letters))
-
-    def _report(self, towers: Sequence[PinEmbedder]) -> None:
-        """Refresh lag, backfills and status, once per interval."""
-        if not self._meter.due(self._settings.status_interval_seconds):
+    def _tell(self, towers: Sequence[PinEmbedder], *, idle: bool) -> None:
+        """Refresh lag, backfills and status, once per interval; feed the watchdog when there is no work."""
+        if not self._report.due(self._settings.status_interval_seconds):
             return
-        lag = self._intake.lag()
-        for topic, behind in lag.items():
-            self._telemetry.lag.labels(topic).set(behind)
-        for ordinal, tower in enumerate(towers):
-            progress = self._backfill.progress.get(tower.version)
-            done = progress is not None and progress.done
-            self._telemetry.backfill_complete.labels(tower_label(ordinal)).set(done)
-        status = self._meter.status(sum(lag.values()), len(self._intake.assigned), self._backfill.progress)
+        lag = self._intake.lag(ask=idle)
+        if not sum(lag.values()):
+            self._watchdog.beat()
+        status = self._report.status(
+            lag, len(self._intake.assigned), [tower.version for tower in towers], self._backfill.progress
+        )
         if self._settings.status_path is not None:
             write_atomic(self._settings.status_path, status.model_dump_json().encode())
-
-
-def run_until_signalled(worker: EnrichmentWorker) -> None:
-    """Run in the main thread until SIGTERM or SIGINT, then stop in good order."""
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        log.info("signal %d: finishing the batch", number)
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        worker.run(stop.is_set)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if (counted := self._report.counted()) is not None:
+            self._outlet.produce_message(EMBEDDINGS_COUNTED.name, self._settings.name, encode(counted))
+            self._in_flight.others += 1

@@ -4,6 +4,7 @@ import pytest
 from features.pin_state import PIN_RECORD, empty_records
 from features.store import MemoryStore
 from schemas.errors import Refused
+from schemas.states import StateCheckpointed
 from streams.backfill import Backfill, Chunk
 from tests.fakes import FakePinTower
 from tests.schemas.examples import VERSION_A, VERSION_B
@@ -40,8 +41,28 @@ def _run(backfill: Backfill, store: MemoryStore, partitions: frozenset[int] = AL
 def test_every_stored_pin_gets_a_row_of_each_live_tower_once() -> None:
     store = _store(10)
     expected = [("a", pin) for pin in range(10)] + [("b", pin) for pin in range(10)]
-    assert _run(Backfill(store, 3), store) == expected
-    assert _run(Backfill(store, 3), store) == []
+    backfill = Backfill(store, 3)
+    assert _run(backfill, store) == expected
+    assert _run(backfill, store) == []
+    assert _run(_restarted(backfill, store, 3), store) == []
+
+
+def test_only_acknowledged_rows_make_a_partition_complete_for_others() -> None:
+    store = _store(4)
+    backfill = Backfill(store, 8)
+    assert backfill.next_chunk([OLD], ALL) is not None
+    assert backfill.next_chunk([OLD], ALL) is not None  # the empty one that ends the pass
+    assert [backfill.embedded(number) for number in range(4)] == [[], [], [], []]
+    backfill.acknowledged()
+    assert [backfill.embedded(number) for number in range(4)] == [[VERSION_A]] * 4
+
+
+def test_a_partition_that_is_complete_elsewhere_is_not_embedded_again() -> None:
+    first, second = _store(8), _store(8)
+    owner = Backfill(first, 3)
+    _run(owner, first, frozenset({1}))
+    rows = _run(_restarted(owner, second, 3), second, frozenset({1, 2}))
+    assert [pin for version, pin in rows if version == "a"] == [2, 6]
 
 
 def test_after_a_restart_it_goes_on_where_it_was_saved() -> None:
@@ -64,17 +85,21 @@ def test_pins_of_other_workers_partitions_are_left_to_them() -> None:
 
 def test_a_partition_that_comes_later_starts_it_over() -> None:
     store = _store(8)
-    _run(Backfill(store, 3), store, frozenset({1}))
-    again = _run(Backfill(store, 3), store, frozenset({1, 2}))
+    backfill = Backfill(store, 3)
+    first = backfill.next_chunk([OLD], frozenset({1, 3}))
+    assert first is not None
+    assert _pins(first) == [1]
+    again = _run(backfill, store, frozenset({1, 2}))
     assert [pin for version, pin in again if version == "a"] == [1, 2, 5, 6]
-    assert _run(Backfill(store, 3), store, frozenset({2})) == []
+    assert _run(backfill, store, frozenset({2})) == []
 
 
 def test_over_an_empty_store_it_is_through_at_once_and_for_good() -> None:
     store = MemoryStore(PIN_RECORD)
-    assert _run(Backfill(store, 3), store) == []
+    backfill = Backfill(store, 3)
+    assert _run(backfill, store) == []
     store.put_many(np.array([1]), empty_records(np.array([1])), [b""])
-    assert _run(Backfill(store, 3), store) == []
+    assert _run(_restarted(backfill, store, 3), store) == []
 
 
 def test_states_are_read_when_they_are_embedded() -> None:
@@ -101,6 +126,27 @@ def test_a_pin_that_cannot_be_embedded_is_left_out_and_a_broken_tower_is_refused
         Backfill(_store(20), 20).next_chunk([FakePinTower(poison=frozenset(range(20)))], ALL)
 
 
+def _restarted(before: Backfill, store: MemoryStore, chunk_pins: int) -> Backfill:
+    """A process that finds what the one before it has told in its checkpoints."""
+    before.acknowledged()
+    again = Backfill(store, chunk_pins)
+    again.begin(
+        {
+            number: StateCheckpointed(
+                state_topic="pin.features.v1",
+                partition=number,
+                state_offset=0,
+                covers={},
+                embedded=before.embedded(number),
+                worker="w",
+                occurred_at_ms=0,
+            )
+            for number in ALL
+        }
+    )
+    return again
+
+
 def _drain(backfill: Backfill, store: MemoryStore, towers: list[FakePinTower]) -> list[tuple[str, int]]:
     rows: list[tuple[str, int]] = []
     while (chunk := backfill.next_chunk(towers, ALL)) is not None:
@@ -116,9 +162,9 @@ def test_a_tower_that_comes_back_gets_a_row_of_every_pin_again(restarts: bool) -
     assert _drain(backfill, store, [OLD, NEW]) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
     assert _drain(backfill, store, [NEW]) == []
     store.put_many(np.array([2]), empty_records(np.array([2])), [b""])  # OLD has no row of it
-    again = Backfill(store, 3) if restarts else backfill
+    again = _restarted(backfill, store, 3) if restarts else backfill
     assert _drain(again, store, [NEW, OLD]) == [("a", 0), ("a", 1), ("a", 2)]
-    assert _drain(Backfill(store, 3), store, [NEW, OLD]) == []
+    assert _drain(_restarted(again, store, 3), store, [NEW, OLD]) == []
 
 
 def test_pins_of_a_partition_that_has_gone_get_no_more_rows() -> None:

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from schemas.errors import DeadLetterReason
@@ -34,11 +35,41 @@ def test_the_headers_tell_the_whole_story_and_keep_the_original_ones() -> None:
         "x-dlq-offset": b"17",
         "x-dlq-timestamp": b"1000",
         "x-dlq-stage": b"enrichment",
+        "x-dlq-attempts": b"1",
         "x-dlq-worker": b"worker-1",
         "ce_id": b"9",
         "none": None,
     }
-    assert len(headers) == 10
+    assert len(headers) == 11
+
+
+def test_the_tower_version_is_named_where_a_tower_was_at_work() -> None:
+    headers = dict(letter_headers(replace(LETTER, model_version="a" * 64), "worker-1", None))
+
+    assert headers["x-dlq-model-version"] == b"a" * 64
+    assert "x-dlq-model-version" not in dict(letter_headers(LETTER, "worker-1", None))
+
+
+@pytest.mark.parametrize(("before", "now"), [(b"1", b"2"), (b"41", b"42"), (b"many", b"1"), (None, b"1")])
+def test_every_time_that_a_message_is_turned_down_is_counted(before: bytes | None, now: bytes) -> None:
+    headers = dict(letter_headers(LETTER, "worker-1", [("x-dlq-attempts", before)]))
+
+    assert headers["x-dlq-attempts"] == now
+
+
+@pytest.mark.parametrize(
+    ("topic", "said", "stage"),
+    [
+        ("pin.aggregated.v1", None, b"enrichment"),
+        ("pin.embedded.v1", None, b"snapshot"),
+        ("visit.observed.v1", None, b"stream"),
+        ("visit.observed.v1", "windows", b"windows"),
+    ],
+)
+def test_the_stage_is_what_turned_it_down(topic: str, said: str | None, stage: bytes) -> None:
+    headers = dict(letter_headers(replace(LETTER, topic=topic), "worker-1", None, said))
+
+    assert headers["x-dlq-stage"] == stage
 
 
 def test_a_letter_goes_to_its_own_topics_dead_letters() -> None:

@@ -10,8 +10,9 @@ from features.store import MemoryStore
 from schemas.errors import RetryableError
 from streams import intake, kafka
 from streams.intake import Handover, Intake
-from streams.kafka import KafkaSettings, ensure_topics
+from streams.kafka import KafkaClients, KafkaSettings, ensure_topics
 from streams.positions import position_meta
+from streams.state_topic import Restored
 from streams.telemetry import EnrichmentTelemetry
 
 
@@ -31,9 +32,9 @@ def test_events_that_are_gone_are_counted_and_named_in_the_log(caplog: pytest.Lo
     made._store, made._telemetry = store, EnrichmentTelemetry(metrics)
     consumer: Any = _ShortTopic()
 
-    start = made._start(consumer, TopicPartition("pin.changed.v1", 3, 45))
+    start = made._start(consumer, TopicPartition("pin.changed.v1", 3, 45), Restored())
 
-    assert start.offset == 40
+    assert start.offset == 50
     labels = {"topic": "pin.changed.v1"}
     assert metrics.get_sample_value("skewless_enrichment_missed_events_total", labels) == 10
     assert caplog.messages == ["pin.changed.v1[3] no longer holds 10 events that the state lacks"]
@@ -43,8 +44,9 @@ def test_a_broker_that_does_not_answer_is_worth_another_try(monkeypatch: pytest.
     monkeypatch.setattr(intake, "_ASK_SECONDS", 0.2)
     monkeypatch.setattr(kafka, "_ADMIN_TIMEOUT_SECONDS", 0.2)
     nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:9")
-    nothing = Handover(lambda: None, lambda: None)
+    nothing = Handover(lambda _: None, lambda: None, lambda: None, lambda: None)
+    telemetry = EnrichmentTelemetry(CollectorRegistry())
     with pytest.raises(RetryableError, match="out of reach"):
-        Intake(nowhere, {}, MemoryStore(PIN_RECORD), EnrichmentTelemetry(CollectorRegistry()), nothing)
+        Intake(nowhere, {}, MemoryStore(PIN_RECORD), telemetry, nothing, KafkaClients())
     with pytest.raises(RetryableError, match="out of reach"):
         ensure_topics(nowhere)

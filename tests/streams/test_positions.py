@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from confluent_kafka import OFFSET_BEGINNING
 
 from features.pin_state import PIN_RECORD
 from features.store import MemoryStore
@@ -8,9 +7,8 @@ from schemas.errors import Refused
 from streams.positions import (
     check_cluster,
     check_not_ahead,
-    missed_events,
+    plan_start,
     position_meta,
-    start_offset,
     stored_position,
 )
 
@@ -27,27 +25,52 @@ def test_positions_come_back_per_partition() -> None:
 
 
 @pytest.mark.parametrize(
-    ("committed", "stored", "start"),
+    ("committed", "stored", "checkpoint", "start", "silent_until"),
     [
-        (100, 100, 100),
-        (100, 130, 100),  # killed between store and commit: their rows may be missing
-        (100, 40, 40),  # another worker moved on: the state lacks 60 events
-        (100, None, OFFSET_BEGINNING),
-        (-1001, 40, OFFSET_BEGINNING),
-        (-1001, None, OFFSET_BEGINNING),
+        (100, 100, 100, 100, 100),
+        (100, 130, 100, 100, 100),  # killed between store and commit: their rows may be missing
+        (100, 100, 60, 60, 100),  # 40 events changed Pins that no state row has yet
+        (100, None, 60, 60, 100),  # the same on another disk
+        (100, 40, 100, 100, 100),  # another worker moved on, and its states were restored
+        (100, 40, None, 40, 100),  # it never flushed: the state lacks 60 events
+        (100, None, None, 0, 100),
+        (-1001, 40, 40, 0, 0),  # a group that knows nothing gets every row again
+        (-1001, None, None, 0, 0),
     ],
 )
 def test_reading_starts_where_neither_state_nor_rows_have_a_gap(
-    committed: int, stored: int | None, start: int
+    committed: int, stored: int | None, checkpoint: int | None, start: int, silent_until: int
 ) -> None:
-    assert start_offset(committed, stored) == start
+    planned = plan_start(committed, stored, checkpoint, low=0)
+    assert (planned.offset, planned.silent_until) == (start, silent_until)
 
 
-@pytest.mark.parametrize(("low", "stored", "missed"), [(0, None, 0), (5, None, 5), (50, 40, 10), (30, 40, 0)])
+@pytest.mark.parametrize(
+    ("low", "stored", "checkpoint", "missed"),
+    [(0, None, None, 0), (5, None, None, 5), (50, 40, None, 10), (30, 40, None, 0), (50, 40, 45, 5)],
+)
 def test_events_that_retention_took_before_the_state_had_them_are_counted(
-    low: int, stored: int | None, missed: int
+    low: int, stored: int | None, checkpoint: int | None, missed: int
 ) -> None:
-    assert missed_events(low, stored) == missed
+    planned = plan_start(100, stored, checkpoint, low)
+    assert planned.missed == missed
+    assert planned.offset >= low
+
+
+@pytest.mark.parametrize(
+    ("low", "stored", "checkpoint", "unwritten"),
+    [
+        (0, None, None, False),  # nothing is known, so nothing can be unwritten
+        (0, 40, None, True),  # a state that was never flushed
+        (0, 40, 30, False),  # events 30 to 39 are read again, and their Pins are flushed then
+        (35, 40, 30, True),  # events 30 to 34 are gone: the store alone knows what they did
+        (35, 30, 40, False),
+    ],
+)
+def test_states_that_only_this_disk_holds_are_found_out(
+    low: int, stored: int | None, checkpoint: int | None, unwritten: bool
+) -> None:
+    assert plan_start(100, stored, checkpoint, low).unwritten is unwritten
 
 
 def test_a_state_ahead_of_its_topic_is_refused() -> None:

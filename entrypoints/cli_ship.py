@@ -1,0 +1,59 @@
+"""`skewless ship`: ranking logs and release moves, from files onto Kafka."""
+
+import dataclasses
+import socket
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .cli_processes import _log_to_stderr, _until_signalled
+from .output import Output, progress
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from streams.shipping import ShipCounts
+
+
+def ship(
+    once: Annotated[bool, typer.Option("--once", help="Ship what is there now, and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with what it did, as JSON.")] = False,
+) -> None:
+    """Ship ranking logs and release moves to Kafka until SIGTERM, at least once.
+
+    Example: SKEWLESS_KAFKA_BOOTSTRAP_SERVERS=localhost:9092 skewless ship --once --json
+    """
+    from streams.journals import journals  # noqa: PLC0415 - keeps `--help` quick
+    from streams.ship_sender import KafkaSender  # noqa: PLC0415
+    from streams.shipping import JournalShipper, ShipperSettings  # noqa: PLC0415
+
+    from .kafka_connection import kafka_settings  # noqa: PLC0415
+
+    _log_to_stderr()
+    settings = Settings.load()
+    sender = KafkaSender(kafka_settings(settings))
+    shipper = JournalShipper(
+        journals(settings.logs_dir, settings.releases_dir),
+        sender,
+        ShipperSettings(settings.ship_position_file, f"//{socket.gethostname()}/skewless"),
+    )
+    try:
+        with shipper.locked(), _until_signalled() as stop, progress() as bars:
+            task = bars.add_task("ship", total=None, note="")
+
+            def show(counts: "ShipCounts") -> None:
+                done, left = counts.shipped_bytes, counts.waiting_bytes
+                note = f"{sum(counts.shipped.values()):,} lines, {left:,} bytes left"
+                bars.update(task, completed=done, total=done + left, note=note)
+
+            if once:
+                shipper.ship_once(show)
+            else:
+                shipper.run(stop.is_set, stop.wait, show)
+    finally:
+        sender.close()
+    Output(as_json).record("shipped", dataclasses.asdict(shipper.counts))
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(ship)

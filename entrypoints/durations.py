@@ -1,0 +1,24 @@
+"""Durations as people write them on the command line: 90s, 15m, 36h, 7d."""
+
+import re
+
+import typer
+
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def seconds(text: str) -> float:
+    """`15m` -> 900. Raises typer.BadParameter for anything that is not a number and one of s, m, h, d."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r}: write a number and s, m, h or d, such as 90s, 15m, 36h or 7d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def spoken(milliseconds: int) -> str:
+    """An age for people, in its largest unit: `3.5 d`, `12 min`."""
+    value = milliseconds / 1000
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g} s"

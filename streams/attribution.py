@@ -1,0 +1,236 @@
+"""Impressions and conversions → training rows: one per impression, when its window is over.
+
+What a row says is a function of the events alone: of neither their order across topics, nor how they
+were cut into batches, nor of crashes. It needs that a topic is in order within `lateness_ms` inside a
+partition; what comes later than that is counted and left out (`streams.event_clock` says when time
+passes, `streams.attribution_windows` what is credited to whom).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from schemas.codec import encode
+from schemas.errors import DeadLetterReason
+from schemas.events import EngagementObserved, VisitObserved
+from schemas.impressions import ImpressionAttributed, ImpressionServed
+from schemas.topics import (
+    ENGAGEMENT_OBSERVED,
+    IMPRESSION_ATTRIBUTED,
+    IMPRESSION_SERVED,
+    VISIT_OBSERVED,
+    Topic,
+)
+
+from .attribution_store import (
+    NOBODY,
+    AttributionStore,
+    Due,
+    Group,
+    conversion_key,
+    due_key,
+    group_of,
+    impression_key,
+    put_newest,
+    put_watermark,
+    served_of,
+)
+from .attribution_telemetry import AttributionTelemetry
+from .attribution_windows import DAY_MS, KINDS, AttributionWindows, Conversion, Served, credited, distinct
+from .event_clock import ClockRules, EventClock
+from .positions import Partition
+from .step_events import event_or_letter, pin_key
+from .step_store import Changes
+from .steps import Output, RawEvent, StepResult, TurnedDown
+
+_SOURCES: dict[str, Topic] = {
+    topic.name: topic for topic in (IMPRESSION_SERVED, VISIT_OBSERVED, ENGAGEMENT_OBSERVED)
+}
+_FUTURE_MS = DAY_MS
+"""No clock is wrong by more: such an event would wait in the state until its day comes."""
+
+
+@dataclass(frozen=True)
+class AttributionRules:
+    """Windows, the disorder allowed inside a topic, and the wall clock after which a silent one is idle."""
+
+    windows: AttributionWindows = field(default_factory=AttributionWindows)
+    lateness_ms: int = 60_000
+    idle_ms: int = 300_000
+    most_closed: int = 20_000
+    """Entries that one call removes at most, so that a jump in time does not fill the memory."""
+
+
+class AttributionStep:
+    """impression.served.v1 ⋈ visits and engagements of the same user and Pin → impression.attributed.v1."""
+
+    name = "attribution"
+    topics = tuple(_SOURCES)
+
+    def __init__(self, path: Path, rules: AttributionRules, telemetry: AttributionTelemetry) -> None:
+        """`path`: directory of the state. Raises Refused when it was made with other windows."""
+        self._rules, self._telemetry = rules, telemetry
+        self._longest_ms = rules.windows.longest_ms
+        self._store = AttributionStore(path, rules.windows)
+        self._watermarks = self._store.watermarks()
+        clock_rules = ClockRules(rules.lateness_ms, rules.idle_ms)
+        self._clock = EventClock(self.topics, clock_rules, self._store.newest(), self._watermarks)
+        self._owned: set[int] | None = None
+
+    def positions(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """See `Step`."""
+        return self._store.positions(partitions)
+
+    def owned(self, partitions: Iterable[Partition]) -> None:
+        """Say after every rebalance what this worker reads now: time passes in those partitions only.
+
+        Until it is called time passes in every partition that the state has seen.
+        """
+        numbers = {number for topic, number in partitions if topic in _SOURCES}
+        for number in numbers - (self._owned or set()):
+            self._clock.forget_silence(number)
+        self._owned = numbers
+
+    def apply(self, events: Sequence[RawEvent]) -> StepResult:
+        """See `Step`."""
+        changes, letters = Changes(), []
+        touched: set[Partition] = set()
+        for event in events:
+            partition = (event.topic, event.partition)
+            message = self._read(event)
+            if isinstance(message, TurnedDown):
+                letters.append(message)
+            if event.offset < changes.positions.get(partition, self._store.position(partition)):
+                continue
+            changes.positions[partition] = event.offset + 1
+            if not isinstance(message, TurnedDown):
+                self._take(event, message, changes)
+                touched.add(partition)
+        for partition in touched:
+            put_newest(changes, partition, self._clock.newest[partition])
+        self._store.write(changes)
+        return StepResult(self._close_windows({number for _, number in touched}), letters)
+
+    def tick(self, now_ms: int) -> StepResult:
+        """See `Step`."""
+        self._clock.tick(now_ms)
+        numbers = {number for _, number in self._store.seen()} if self._owned is None else self._owned
+        for number in numbers:
+            self._clock.watch(number)
+        outputs = self._close_windows(numbers)
+        if reached := [at_ms for number in numbers if (at_ms := self._clock.watermark(number))]:
+            self._telemetry.watermark.set(min(reached) / 1000)
+        self._telemetry.state_keys.set(self._store.estimated_keys())
+        return StepResult(outputs)
+
+    def close(self) -> None:
+        """See `Step`."""
+        self._store.close()
+
+    def _read(self, event: RawEvent) -> Any:
+        message = event_or_letter(event, _SOURCES[event.topic], pin_key)
+        if not isinstance(message, TurnedDown) and event.ingested_at_ms > 0:
+            ahead_ms = _occurred(message) - event.ingested_at_ms
+            if ahead_ms > _FUTURE_MS:
+                came = f"it happened {ahead_ms} ms after the broker had it"
+                return TurnedDown(event, DeadLetterReason.SCHEMA_INVALID, came)
+        return message
+
+    def _take(self, event: RawEvent, message: Any, changes: Changes) -> None:
+        at_ms, number = _occurred(message), event.partition
+        # A clock that is ahead must not hurry the others: time is at most the broker's.
+        seen_ms = min(at_ms, event.ingested_at_ms) if event.ingested_at_ms > 0 else at_ms
+        self._clock.saw((event.topic, number), seen_ms)
+        over = at_ms + self._longest_ms < self._watermarks.get(number, 0)
+        if isinstance(message, ImpressionServed):
+            self._pass_over("late_impression") if over else self._open(message, number, event, changes)
+        elif message.user_id is None:
+            self._pass_over("unknown_visitor")
+        elif over:
+            self._pass_over("late_conversion")
+        else:
+            self._keep(message, number, changes)
+
+    def _open(self, message: ImpressionServed, number: int, event: RawEvent, changes: Changes) -> None:
+        user = NOBODY if message.user_id is None else message.user_id
+        served = Served(message.served_at_ms, message.request_id.encode())
+        entry = impression_key(Group(message.pin_id, user), served)
+        changes.puts[entry] = event.value or b""
+        changes.puts[due_key(number, served.served_at_ms + self._longest_ms, entry)] = b""
+
+    def _keep(self, message: VisitObserved | EngagementObserved, number: int, changes: Changes) -> None:
+        conversion = _conversion(message)
+        entry = conversion_key(Group(message.pin_id, message.user_id or 0), conversion)
+        changes.puts[entry] = b""
+        # One more than its last possible impression: that one has to be through first.
+        changes.puts[due_key(number, conversion.occurred_at_ms + self._longest_ms + 1, entry)] = b""
+
+    def _pass_over(self, why: str) -> None:
+        self._telemetry.passed_over.labels(why).inc()
+
+    def _close_windows(self, numbers: Iterable[int]) -> list[Output]:
+        """Write the rows of what is over, and remove it, with everything that nothing open needs."""
+        changes, left = Changes(), self._rules.most_closed
+        for number in sorted(numbers):
+            watermark = self._clock.watermark(number)
+            swept: Due | None = None
+            for due in self._store.due(number, watermark):
+                if not left:
+                    break
+                left -= 1
+                swept = due
+                self._finish(due, number, changes)
+            if swept is not None or watermark > self._watermarks.get(number, 0):
+                put_watermark(changes, number, watermark)
+                self._watermarks[number] = watermark
+            if swept is not None:
+                self._store.swept(number, swept.key)
+        return self._store.finish(changes)
+
+    def _finish(self, due: Due, number: int, changes: Changes) -> None:
+        if due.key in changes.deletes:
+            return
+        if due.is_impression:
+            changes.outputs.append(self._row(due, number, changes))
+        changes.deletes |= {due.key, due.entry}
+
+    def _row(self, due: Due, number: int, changes: Changes) -> Output:
+        """The row of an impression; repeats of its request are removed with it."""
+        group, own, conversion = group_of(due.entry), served_of(due.entry), None
+        if group.user_id != NOBODY:
+            served, repeats = distinct(self._store.impressions(group), self._longest_ms)
+            rest = served[served.index(own) :]
+            conversion = credited(rest, 0, self._store.conversions(group), self._rules.windows)
+            for repeat in repeats:
+                if repeat.request_id == own.request_id:
+                    entry = impression_key(group, repeat)
+                    changes.deletes |= {entry, due_key(number, repeat.served_at_ms + self._longest_ms, entry)}
+        self._telemetry.rows.labels("no" if conversion is None else "yes").inc()
+        return _output(self._store.get(due.entry) or b"", own.served_at_ms + self._longest_ms, conversion)
+
+
+def _occurred(message: Any) -> int:
+    time_ms: int = message.served_at_ms if isinstance(message, ImpressionServed) else message.occurred_at_ms
+    return time_ms
+
+
+def _conversion(message: VisitObserved | EngagementObserved) -> Conversion:
+    if isinstance(message, VisitObserved):
+        return Conversion(message.occurred_at_ms, KINDS.index("visit"), 0)
+    return Conversion(message.occurred_at_ms, KINDS.index(message.kind), -message.value_micros)
+
+
+def _output(message: bytes, window_ends_at_ms: int, conversion: Conversion | None) -> Output:
+    fields = orjson.loads(message)
+    fields |= {"window_ends_at_ms": window_ends_at_ms, "converted": conversion is not None}
+    if conversion is not None:
+        fields |= {
+            "conversion_kind": KINDS[conversion.kind],
+            "converted_at_ms": conversion.occurred_at_ms,
+            "value_micros": -conversion.minus_value_micros,
+        }
+    row = ImpressionAttributed.model_validate(fields)
+    return Output(IMPRESSION_ATTRIBUTED.name, f"{row.request_id}:{row.pin_id}".encode(), encode(row))

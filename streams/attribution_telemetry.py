@@ -1,0 +1,41 @@
+"""Every metric of attribution. Each with what it means and what to do."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+PASSED_OVER = ("late_impression", "late_conversion", "unknown_visitor")
+
+
+class AttributionTelemetry:
+    """What `AttributionStep` counts, on the registry that it is given."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        # Rows written, one per impression. `no` alone moving: conversions do not arrive, or under other
+        # user ids than the impressions'.
+        self.rows = Counter(
+            "skewless_attribution_rows_total",
+            "Impressions whose window is over",
+            ["converted"],
+            registry=registry,
+        )
+        # Events that came to nothing. `late_impression`: its window was over before it came (or it came
+        # twice); `late_conversion`: so old that every impression it could belong to is over: look why
+        # their topic is behind. `unknown_visitor`: visits of nobody known, normal.
+        self.passed_over = Counter(
+            "skewless_attribution_passed_over_total", "Events without effect", ["why"], registry=registry
+        )
+        # Lowest event time over this worker's partitions, seconds since 1970. Standing still: a topic
+        # brings nothing and is not yet passed over as idle, or the worker is behind.
+        self.watermark = Gauge(
+            "skewless_attribution_watermark_seconds",
+            "Event time reached, lowest partition",
+            registry=registry,
+        )
+        # Entries in the state, about two for each open impression and each recent conversion. Growing
+        # without end: windows do not close; look at the watermark.
+        self.state_keys = Gauge(
+            "skewless_attribution_state_keys", "Keys in the state, as RocksDB estimates", registry=registry
+        )
+        for converted in ("yes", "no"):
+            self.rows.labels(converted)
+        for why in PASSED_OVER:
+            self.passed_over.labels(why)

@@ -1,0 +1,85 @@
+"""Messages as they come from the consumer → source batches by columns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+from confluent_kafka import Message
+
+from schemas.cloudevents import read_headers
+
+from .dead_letters import Headers
+from .positions import Partition
+from .sources import Source, SourceBatch
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Source batches, the messages behind their rows, and the next offset of every partition in them.
+
+    `known` are batches that another owner has emitted already: to be folded, before the others.
+    """
+
+    batches: list[SourceBatch]
+    messages: dict[str, list[Message]]
+    offsets: dict[Partition, int]
+    known: list[SourceBatch] = field(default_factory=list)
+
+    def headers(self, topic: str, row: int) -> Headers | None:
+        """The Kafka headers of one row."""
+        return _headers(self.messages[topic][row])
+
+
+def fetched(
+    sources: Mapping[str, Source], messages: Sequence[Message], silent_until: Mapping[Partition, int]
+) -> Fetched:
+    """Sort messages by source; those below `silent_until` of their partition apart."""
+    known: list[Message] = []
+    if silent_until:
+        fresh: list[Message] = []
+        for one in messages:
+            bound = silent_until.get((one.topic() or "", one.partition() or 0), 0)
+            (known if (one.offset() or 0) < bound else fresh).append(one)
+        messages = fresh
+    batches, by_topic = _batches(sources, messages)
+    known_batches, _ = _batches(sources, known)
+    offsets: dict[Partition, int] = {}
+    for batch in known_batches + batches:
+        # Offsets ascend within a partition, so the last one written stands.
+        last = dict(zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True))
+        offsets |= {(batch.source.topic, number): offset + 1 for number, offset in last.items()}
+    return Fetched(batches, by_topic, offsets, known_batches)
+
+
+def _batches(
+    sources: Mapping[str, Source], messages: Sequence[Message]
+) -> tuple[list[SourceBatch], dict[str, list[Message]]]:
+    by_topic: dict[str, list[Message]] = {}
+    topics = [str(message.topic()) for message in messages]
+    for topic in set(topics):
+        by_topic[topic] = [one for one, its in zip(messages, topics, strict=True) if its == topic]
+    return [_source_batch(sources[topic], by_topic[topic]) for topic in sorted(by_topic)], by_topic
+
+
+def _headers(message: Message) -> Headers | None:
+    # The stubs allow every form that `produce` takes; what is read is always a list of pairs.
+    return cast("Headers | None", message.headers())
+
+
+def _source_batch(source: Source, messages: Sequence[Message]) -> SourceBatch:
+    size = len(messages)
+
+    def event_type(row: int) -> str | None:
+        return read_headers(_headers(messages[row])).get("ce_type")
+
+    # Headers are asked for bad rows only: reading them costs 2.9 µs a message, half of all the rest.
+    return SourceBatch(
+        source=source,
+        keys=[one.key() for one in messages],
+        values=[one.value() for one in messages],
+        partitions=np.fromiter([one.partition() for one in messages], np.int64, size),
+        offsets=np.fromiter([one.offset() for one in messages], np.int64, size),
+        ingested_at_ms=np.fromiter([one.timestamp()[1] for one in messages], np.int64, size),
+        event_type=event_type,
+    )

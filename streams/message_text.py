@@ -1,0 +1,83 @@
+"""Kafka messages as people can read them."""
+
+import functools
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from schemas.batch import vector_fields
+from schemas.topics import TOPICS
+from schemas.vectors import decode_fp16
+
+from .dead_letters import Headers
+
+_SHOWN_NUMBERS = 4
+_SHOWN_BYTES = 2_000
+
+
+def readable(raw: bytes | None) -> str | None:
+    """Bytes as text where they are text, as `0x…` where not; the beginning only, if they are many.
+
+    What would move the cursor or change a colour is escaped as in JSON.
+    """
+    if raw is None:
+        return None
+    more = f" … ({len(raw):,} bytes)" if len(raw) > _SHOWN_BYTES else ""
+    text = _text(raw[:_SHOWN_BYTES], cut=bool(more))
+    if text is None:
+        return f"0x{raw[:_SHOWN_BYTES].hex()}{more}"
+    return (text if text.isprintable() else json.dumps(text)[1:-1]) + more
+
+
+def _text(raw: bytes, *, cut: bool) -> str | None:
+    """UTF-8 text; where it was cut, the last character may be in pieces."""
+    for lost in range(4 if cut else 1):
+        try:
+            return raw[: len(raw) - lost].decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+    return None
+
+
+def readable_headers(headers: Headers) -> dict[str, str | None]:
+    """Header name -> readable value; of a name that stands twice, the last."""
+    return {name: readable(value) for name, value in headers}
+
+
+def decoded(topic: str, value: bytes | None) -> Any:
+    """The JSON of a body with its vectors cut short, or None where it is no JSON."""
+    if value is None:
+        return None
+    try:
+        fields = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(fields, Mapping):
+        return fields
+    vectors = _vectors(topic)
+    return {name: _short(one) if name in vectors else one for name, one in fields.items()}
+
+
+@functools.cache
+def _vectors(topic: str) -> frozenset[str]:
+    return frozenset(vector_fields(TOPICS[topic].value) if topic in TOPICS else ())
+
+
+def _short(vector: Any) -> Any:
+    try:
+        numbers = decode_fp16(vector) if isinstance(vector, str) else tuple(map(float, vector))
+    except (TypeError, ValueError):
+        return vector
+    shown = ", ".join(f"{one:.4g}" for one in numbers[:_SHOWN_NUMBERS])
+    return f"[{shown}{', …' if len(numbers) > _SHOWN_NUMBERS else ''}] ({len(numbers)} dimensions)"
+
+
+def iso(epoch_ms: int) -> str:
+    """A moment in UTC; empty for none."""
+    if epoch_ms < 0:
+        return ""
+    moment = datetime.fromtimestamp(epoch_ms // 1000, UTC).replace(microsecond=epoch_ms % 1000 * 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

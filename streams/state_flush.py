@@ -1,0 +1,163 @@
+"""Getting state onto the compacted topic: changed Pins, coalesced, then a checkpoint that says so.
+
+A Pin that changes a hundred times between two flushes is written once. Until a flush is acknowledged
+its events have to stay readable in the sources; whoever takes the partition over reads them again.
+A checkpoint is produced only after the broker has acknowledged every row that it speaks of.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from features.store import RecordStore
+from schemas.codec import encode
+from schemas.states import StateCheckpointed
+from schemas.topics import PIN_FEATURES, STATE_CHECKPOINTED
+
+from .positions import Offsets, Partition, position_meta
+from .sources import Ints
+from .state_rows import StateRows, feature_rows
+
+
+@dataclass(frozen=True)
+class FlushSettings:
+    """How often changed states are written, and how many at a time between two batches."""
+
+    worker: str
+    every_seconds: float
+    chunk_pins: int
+
+
+@dataclass(frozen=True)
+class FlushEnvirons:
+    """What a flush asks for: ends of the state topic, towers that have all Pins, clocks."""
+
+    ends: Callable[[Sequence[int]], Mapping[int, int]]
+    """Partitions -> end offsets of pin.features.v1 now."""
+    embedded: Callable[[int], Sequence[str]]
+    """Partition -> tower versions that have a row of each of its Pins."""
+    clock: Callable[[], float]
+    clock_ms: Callable[[], int]
+
+
+@dataclass
+class _Run:
+    """One flush under way: what is still to be written, and what its checkpoint will say."""
+
+    pin_ids: Ints
+    covers: dict[Partition, int]
+    checkpoint_produced: bool = False
+
+
+class StateFlush:
+    """The flushes of one worker, one after the other. The caller produces and reports acknowledgement."""
+
+    def __init__(self, store: RecordStore, settings: FlushSettings, environs: FlushEnvirons) -> None:
+        self._store, self._settings, self._around = store, settings, environs
+        self._dirty: list[Ints] = []
+        self._covered: dict[Partition, int] = {}
+        self._checkpoints: dict[int, StateCheckpointed] = {}
+        self._producing: list[StateCheckpointed] = []
+        self._run: _Run | None = None
+        self._due = environs.clock() + settings.every_seconds
+
+    def begin(self, covered: Offsets, checkpoints: Mapping[int, StateCheckpointed], dirty: Ints) -> None:
+        """Partitions were assigned: where reading starts, what was said of them, what is not written yet."""
+        self.drop()
+        self._covered, self._checkpoints = dict(covered), dict(checkpoints)
+        self._dirty = [dirty] if len(dirty) else []
+
+    def note(self, pin_ids: Ints, offsets: Offsets) -> None:
+        """A batch is stored: these Pins changed, everything before these offsets is in their states."""
+        self._dirty.append(pin_ids)
+        self._covered |= offsets
+
+    def hasten(self) -> None:
+        """There is something worth telling the next owner: flush at the next moment."""
+        self._due = self._around.clock()
+
+    def drop(self) -> None:
+        """The partitions are somebody else's, who reads again what was not flushed."""
+        self._dirty, self._covered, self._checkpoints = [], {}, {}
+        self._producing, self._run = [], None
+
+    def next_rows(self, *, at_once: bool = False) -> StateRows | None:
+        """Rows to produce now, or None. Call `acknowledged` when everything produced so far is."""
+        if self._run is None and (at_once or self._around.clock() >= self._due):
+            self._start()
+        if self._run is None or self._run.checkpoint_produced:
+            return None
+        chunk, self._run.pin_ids = np.split(self._run.pin_ids, [self._settings.chunk_pins])
+        if not len(chunk):
+            return None
+        records, _, tails = self._store.get_many(chunk)
+        return feature_rows(records, tails)
+
+    def next_checkpoints(self) -> StateRows | None:
+        """Checkpoints to produce: call it when all rows of `next_rows` are acknowledged."""
+        run = self._run
+        if run is None or len(run.pin_ids) or run.checkpoint_produced:
+            return None
+        run.checkpoint_produced = True
+        by_partition: dict[int, dict[str, int]] = {}
+        for (topic, number), offset in run.covers.items():
+            by_partition.setdefault(number, {})[topic] = offset
+        ends = self._around.ends(sorted(by_partition))
+        self._producing = [
+            one
+            for number, covers in sorted(by_partition.items())
+            if (one := self._checkpoint(number, covers, ends[number])) is not None
+        ]
+        return _checkpoint_rows(self._producing)
+
+    def acknowledged(self) -> dict[str, bytes]:
+        """All that was produced is acknowledged. Gives metadata to store: our own rows need no reading."""
+        if self._run is None or not self._run.checkpoint_produced:
+            return {}
+        done, self._producing, self._run = self._producing, [], None
+        self._checkpoints |= {one.partition: one for one in done}
+        return position_meta({(PIN_FEATURES.name, one.partition): one.state_offset for one in done})
+
+    def retract(self, versions: Sequence[str]) -> StateRows | None:
+        """Checkpoints that no longer name a tower which is not live: to be out before the next batch."""
+        again = [
+            one.model_copy(update={"embedded": kept, "occurred_at_ms": self._around.clock_ms()})
+            for one in self._checkpoints.values()
+            if (kept := [version for version in one.embedded if version in versions]) != one.embedded
+        ]
+        self._checkpoints |= {one.partition: one for one in again}
+        return _checkpoint_rows(again)
+
+    def _start(self) -> None:
+        self._due = self._around.clock() + self._settings.every_seconds
+        dirty, self._dirty = self._dirty, []
+        pins = np.unique(np.concatenate(dirty)) if dirty else np.empty(0, np.int64)
+        self._run = _Run(pins, dict(self._covered))
+
+    def _checkpoint(self, number: int, covers: dict[str, int], end: int) -> StateCheckpointed | None:
+        """What is now true of this partition, or None when that was said already."""
+        embedded = sorted(self._around.embedded(number))
+        known = self._checkpoints.get(number)
+        if known is not None and known.covers == covers and known.embedded == embedded:
+            return None
+        return StateCheckpointed(
+            state_topic=PIN_FEATURES.name,
+            partition=number,
+            state_offset=end,
+            covers=covers,
+            embedded=embedded,
+            worker=self._settings.worker,
+            occurred_at_ms=self._around.clock_ms(),
+        )
+
+
+def _checkpoint_rows(checkpoints: Sequence[StateCheckpointed]) -> StateRows | None:
+    if not checkpoints:
+        return None
+    return StateRows(
+        STATE_CHECKPOINTED.name,
+        keys=[f"{one.state_topic}:{one.partition}" for one in checkpoints],
+        values=[encode(one).decode() for one in checkpoints],
+        partitions=[one.partition for one in checkpoints],
+    )

@@ -1,0 +1,201 @@
+"""Everything about driving a step that has nothing to do with Faust: gaps, sends, letters, retries.
+
+The order of effects is one and the same for a batch, a range read again and a tick: the step's state is
+durable, then rows and letters are with the broker, then and only then the call returns and the batch may
+be acknowledged. A crash anywhere in between repeats the batch.
+
+Faust hands out what the group has not committed. A step whose state lacks more than that (another worker
+owned the partition, or the disk is new) is brought up to it from the topic itself, before anything else.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from schemas.errors import RetryableError
+from schemas.topics import TOPICS
+
+from .positions import Partition, check_not_ahead
+from .step_outlet import StepOutlet
+from .step_source import Standing, StepSource
+from .steps import Output, PartitionOwner, RawEvent, Step, StepResult, TurnedDown
+from .stream_telemetry import StreamTelemetry
+
+log = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a driver is given from outside. `owned`: partitions of the group that are this process's now.
+
+    `now_ms` is the wall clock, `pause` sleeps for seconds; a test has its own.
+    """
+
+    outlet: StepOutlet
+    source: StepSource
+    telemetry: StreamTelemetry
+    owned: Callable[[], frozenset[Partition]]
+    now_ms: Callable[[], int]
+    pause: Callable[[float], None] = time.sleep
+    patience_seconds: float = 120.0
+
+
+class StepDriver:
+    """One step between its topics and its outputs. One call at a time, from whichever thread."""
+
+    def __init__(self, step: Step, around: Surroundings) -> None:
+        self._step, self._around, self._telemetry = step, around, around.telemetry
+        self._ticked = False
+        self.events_taken = 0
+        around.telemetry.start(step.name)
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+        return self._step.name
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The step's topics."""
+        return self._step.topics
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        """Take these partitions over, and no others: the state catches up with what the group has committed.
+
+        Raises Refused when the state is of another log than the one that is there.
+        """
+        self._telemetry.partitions.labels(self.name).set(len(partitions))
+        if isinstance(self._step, PartitionOwner):
+            self._step.own(frozenset(number for _, number in partitions))
+        if not self._ticked:
+            self.tick()
+        standings = self._patiently(lambda: self._around.source.standing(partitions))
+        for partition, standing in standings.items():
+            position = self._position(partition)
+            check_not_ahead(partition, position, standing.high)
+            if missed := max(0, standing.low - (position or 0)):
+                self._telemetry.missed_events.labels(self.name).inc(missed)
+                log.warning("%s: %s[%d] lost %d events before they were had", self.name, *partition, missed)
+            self._catch_up(partition, standing.committed or 0, standing)
+
+    def take(self, events: Sequence[RawEvent]) -> None:
+        """Fold a batch from Faust in; on return its rows and letters are with the broker.
+
+        Raises RetryableError when the broker is away for longer than our patience.
+        """
+        if not self._ticked:
+            self.tick()
+        for run in self._without_gaps(events):
+            self._fold(run)
+        self.events_taken += len(events)
+
+    def _without_gaps(self, events: Sequence[RawEvent]) -> Iterator[list[RawEvent]]:
+        """The batch in as few runs as its holes allow; what is missing in between is folded meanwhile."""
+        next_offset: dict[Partition, int] = {}
+        run: list[RawEvent] = []
+        for event in events:
+            partition = (event.topic, event.partition)
+            if partition not in next_offset:
+                next_offset[partition] = self._position(partition) or 0
+            if event.offset > next_offset[partition] and not _has_holes(event.topic):
+                if run:
+                    yield run
+                    run = []
+                self._catch_up(partition, event.offset)
+            next_offset[partition] = max(next_offset[partition], event.offset + 1)
+            run.append(event)
+        if run:
+            yield run
+
+    def _position(self, partition: Partition) -> int | None:
+        return self._step.positions([partition]).get(partition)
+
+    def _catch_up(self, partition: Partition, end: int, standing: Standing | None = None) -> None:
+        """Fold what the state lacks of this partition before `end`; nothing when it lacks nothing."""
+        start = self._position(partition) or 0
+        if start >= end:
+            return
+        if standing is None:
+            standing = self._patiently(lambda: self._around.source.standing([partition]))[partition]
+        start, read = max(start, standing.low), 0
+        failed_at: int | None = None
+        while start < end:
+            try:
+                for batch in self._around.source.read(partition, start, end):
+                    self._fold(batch)
+                    start, read = batch[-1].offset + 1, read + len(batch)
+                break
+            except RetryableError:
+                if failed_at == start:
+                    raise
+                failed_at = start
+        self._telemetry.gap_events.labels(self.name).inc(read)
+        if read:
+            log.info("%s: read %d events of %s[%d] that the state lacked", self.name, read, *partition)
+
+    def _fold(self, events: Sequence[RawEvent]) -> None:
+        result = self._step.apply(events)
+        self._settle(result)
+        for name, count in (result.counts or _counted(events, result.letters)).items():
+            self._telemetry.events.labels(self.name, name).inc(count)
+        lag_ms = self._around.now_ms() - events[-1].ingested_at_ms
+        self._telemetry.lag_seconds.labels(self.name).set(max(0, lag_ms) / 1000)
+
+    def tick(self) -> bool:
+        """Let time pass; whether there is more to do right away."""
+        self._ticked = True
+        result = self._step.tick(self._around.now_ms())
+        self._settle(result)
+        return result.more
+
+    def _settle(self, result: StepResult) -> None:
+        """Send what a step returned, as often as it takes. A letter is never left out."""
+        if not result.outputs and not result.letters:
+            return
+        sent = self._patiently(lambda: self._send(result))
+        self._telemetry.outputs.labels(self.name).inc(sent)
+        self._telemetry.disowned.labels(self.name).inc(len(result.outputs) - sent)
+        for letter in result.letters:
+            self._telemetry.letters.labels(self.name, letter.reason.value).inc()
+
+    def _send(self, result: StepResult) -> int:
+        numbers = {number for _, number in self._around.owned()}
+        ours: list[Output] = [one for one in result.outputs if one.owner is None or one.owner in numbers]
+        self._around.outlet.send(ours, result.letters)
+        return len(ours)
+
+    def _patiently(self, act: Callable[[], ResultT]) -> ResultT:
+        """Try until the broker plays along, or patience is at its end."""
+        waited, pause = 0.0, _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return act()
+            except RetryableError as error:
+                self._telemetry.retries.labels(self.name).inc()
+                if waited >= self._around.patience_seconds:
+                    raise
+                log.warning("%s: %s; trying again in %.1f s", self.name, error, pause)
+                self._around.pause(pause)
+                waited, pause = waited + pause, min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def close(self) -> None:
+        """Disconnect and release the store."""
+        self._around.outlet.close()
+        self._around.source.close()
+        self._step.close()
+
+
+def _has_holes(topic: str) -> bool:
+    """Whether offsets may be missing by design: a compacted topic drops rows that newer ones replace."""
+    return topic in TOPICS and TOPICS[topic].compacted
+
+
+def _counted(events: Sequence[RawEvent], letters: Sequence[TurnedDown]) -> dict[str, int]:
+    return {"applied": len(events) - len(letters), "dead_lettered": len(letters)}
+

@@ -1,0 +1,166 @@
+"""Where the day windows keep their state: RocksDB in raw mode, every change in one write-batch.
+
+Four kinds of keys, each with its partition in front of the rest, so that one partition's part of the
+state lies together:
+
+    c partition pin               counts of one Pin (features.day_buckets)
+    d partition day pin           this Pin has counts on this day: what a change of day has to look at
+    u topic partition day digest  an event with this CloudEvents source and id was counted
+    m name                        positions, days, sweeps under way
+"""
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from rocksdict import BlockBasedOptions, DBCompressionType, Options, Rdict, WriteBatch
+
+from schemas.errors import Refused
+
+from .positions import Partition
+
+PinKey = tuple[int, int]
+"""(partition, Pin id)."""
+
+LAYOUT = b"day-windows-1"
+
+_COUNTS, _DAY, _ID = struct.Struct(">cHQ"), struct.Struct(">cHHQ"), struct.Struct(">cBHH")
+_META = b"m"
+_POSITION = "position/"
+
+
+def id_key(topic: int, partition: int, day: int, digest: bytes) -> bytes:
+    """Key that says: this event was counted. `digest` names it, `day` is the one on which it came in."""
+    return _ID.pack(b"u", topic, partition, day) + digest
+
+
+@dataclass
+class WindowWrites:
+    """Changes that become durable together. Empty counts delete the Pin; a None in `meta` deletes it."""
+
+    counts: dict[PinKey, bytes] = field(default_factory=dict)
+    days: set[tuple[int, int, int]] = field(default_factory=set)
+    ids: Sequence[bytes] = ()
+    positions: dict[Partition, int] = field(default_factory=dict)
+    meta: dict[str, bytes | None] = field(default_factory=dict)
+    ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def forget_days(self, partition: int, before: int) -> None:
+        """Drop the index of this partition's days before this one."""
+        self.ranges.append((_DAY.pack(b"d", partition, 0, 0), _DAY.pack(b"d", partition, before, 0)))
+
+    def forget_ids(self, topic: int, partition: int, before: int) -> None:
+        """Drop the event ids that came in before this day."""
+        self.ranges.append((_ID.pack(b"u", topic, partition, 0), _ID.pack(b"u", topic, partition, before)))
+
+
+class WindowStore:
+    """Counts, index, ids and positions of the partitions that this worker has had."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create. Raises Refused for a directory that something else has written."""
+        path.mkdir(parents=True, exist_ok=True)
+        self._db = Rdict(str(path), options=_options())
+        layout = self.meta("layout")
+        if layout not in (None, LAYOUT):
+            self._db.close()
+            raise Refused(
+                "record_layout",
+                expected=f"day windows of layout {LAYOUT.decode()}",
+                came=f"{(layout or b'').decode(errors='replace')} in {path}",
+                fix="Delete the directory: it is rebuilt from the topics.",
+            )
+        if layout is None:
+            self._db[_META + b"layout"] = LAYOUT
+        self.positions: dict[Partition, int] = {
+            (topic, int(number)): int(value)
+            for name, value in self.metas(_POSITION)
+            for topic, _, number in [name.removeprefix(_POSITION).rpartition("/")]
+        }
+
+    def counts(self, pins: Sequence[PinKey]) -> list[bytes | None]:
+        """Stored counts of these Pins."""
+        keys: Any = [_COUNTS.pack(b"c", *pin) for pin in pins]
+        return cast("list[bytes | None]", self._db.get(keys)) if pins else []
+
+    def known(self, keys: Sequence[bytes]) -> list[bool]:
+        """Which of these ids were counted."""
+        found: Any = self._db.get(cast(Any, list(keys))) if keys else []
+        return [value is not None for value in found]
+
+    def pins_of_day(self, partition: int, day: int, after: int, limit: int) -> list[int]:
+        """Pins above `after` (-1: from the first) with counts on this day, ascending, at most `limit`."""
+        prefix = _DAY.pack(b"d", partition, day, 0)[:5]
+        pins: list[int] = []
+        for key in self._keys(_DAY.pack(b"d", partition, day, after + 1)):
+            if not key.startswith(prefix) or len(pins) == limit:
+                break
+            pins.append(_DAY.unpack(key)[3])
+        return pins
+
+    def _keys(self, first: bytes) -> Iterator[bytes]:
+        return cast("Iterator[bytes]", self._db.keys(from_key=first))
+
+    def meta(self, name: str) -> bytes | None:
+        """One piece of metadata."""
+        value: bytes | None = self._db.get(_META + name.encode())
+        return value
+
+    def metas(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Metadata whose names start so."""
+        first, found = _META + prefix.encode(), []
+        entries: Iterator[tuple[bytes, bytes]] = cast(Any, self._db.items(from_key=first))
+        for key, value in entries:
+            if not key.startswith(first):
+                break
+            found.append((key[1:].decode(), value))
+        return found
+
+    def write(self, writes: WindowWrites) -> None:
+        """Everything or nothing."""
+        batch = WriteBatch(raw_mode=True)
+        for pin, value in writes.counts.items():
+            _put(batch, _COUNTS.pack(b"c", *pin), value or None)
+        for partition, day, number in writes.days:
+            batch.put(_DAY.pack(b"d", partition, day, number), b"")
+        for key in writes.ids:
+            batch.put(key, b"")
+        named = {f"{_POSITION}{topic}/{number}": at for (topic, number), at in writes.positions.items()}
+        meta: Mapping[str, bytes | None] = writes.meta | {name: b"%d" % at for name, at in named.items()}
+        for name, data in meta.items():
+            _put(batch, _META + name.encode(), data)
+        for begin, end in writes.ranges:
+            batch.delete_range(begin, end)
+        self._db.write(batch)
+        self.positions |= writes.positions
+
+    def settle(self) -> None:
+        """Write what is in memory to disk and compact, so that the directory's size says something."""
+        self._db.flush()
+        self._db.compact_range(None, None)
+
+    def close(self) -> None:
+        """Release the directory."""
+        self._db.close()
+
+
+def _put(batch: WriteBatch, key: bytes, value: bytes | None) -> None:
+    if value is None:
+        batch.delete(key)
+    else:
+        batch.put(key, value)
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.increase_parallelism(2)
+    options.set_write_buffer_size(64 << 20)
+    # Most ids looked for are not there: a filter of 10 bits answers that without reading a block.
+    table = BlockBasedOptions()
+    table.set_bloom_filter(10, False)
+    options.set_block_based_table_factory(table)
+    options.set_compression_type(DBCompressionType.lz4())
+    return options

@@ -1,0 +1,338 @@
+"""The consumer of confluent_kafka on the simulated broker, with a group or by hand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, KafkaError, TopicPartition
+
+from .scheduler import Process
+from .sim_broker import ASK_SECONDS, SimBroker, failure
+from .sim_group import HEARTBEAT_SECONDS, Member, Place
+from .sim_log import SimMessage
+
+RebalanceCallback = Callable[[Any, list[TopicPartition]], None]
+
+_COMMIT_SECONDS = 0.05
+_FETCHED_BEFORE = 0.25
+"""How often messages that were fetched before a rebalance come out of the call that tells of it."""
+
+
+@dataclass(frozen=True)
+class _TopicMetadata:
+    partitions: dict[int, None]
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    cluster_id: str
+    topics: dict[str, _TopicMetadata]
+
+
+@dataclass
+class _Callbacks:
+    on_assign: RebalanceCallback | None = None
+    on_revoke: RebalanceCallback | None = None
+    on_lost: RebalanceCallback | None = None
+
+
+@dataclass
+class _Reading:
+    """One assigned partition: next offset to hand out, and how far the client has read ahead."""
+
+    next: int
+    last: int = OFFSET_INVALID
+    ahead: int = 0
+
+
+@dataclass
+class _Commit:
+    offsets: dict[Place, int]
+    member: Member | None
+    generation: int
+    error: int | None = None
+    done: bool = False
+
+
+@dataclass
+class _Session:
+    """What the client believes about its membership."""
+
+    topics: list[str] = field(default_factory=list)
+    callbacks: _Callbacks = field(default_factory=_Callbacks)
+    member: Member | None = None
+    generation: int = 0
+    holds: bool = False
+    learns_at: float | None = None
+    heard_at: float = 0.0
+
+
+class SimConsumer:
+    """Rebalance callbacks run inside `consume` and `close`, as librdkafka's do."""
+
+    def __init__(self, config: dict[str, Any], process: Process, broker: SimBroker) -> None:
+        assert config["enable.auto.commit"] is False
+        self._config, self._process, self._broker, self._world = config, process, broker, broker.world
+        self._group = broker.group
+        self._session = _Session()
+        self._reading: dict[Place, _Reading] = {}
+        self._assigned_by_hand = False
+        self._commits: list[_Commit] = []
+        self._commit_free_at = 0.0
+        self._closed = False
+
+    # Metadata
+
+    def list_topics(self, topic: str | None = None, timeout: float = ASK_SECONDS) -> _Metadata:
+        """Topics and their partitions."""
+        self._broker.ask(self._process, "list_topics", timeout)
+        numbers = dict.fromkeys(range(self._broker.topics.partitions))
+        names = self._broker.topics.names if topic is None else [topic]
+        return _Metadata(self._broker.cluster_id, {name: _TopicMetadata(numbers) for name in names})
+
+    def get_watermark_offsets(
+        self, partition: TopicPartition, timeout: float = ASK_SECONDS, cached: bool = False
+    ) -> tuple[int, int]:
+        """First offset and end."""
+        log = self._broker.topics.log(partition.topic, partition.partition)
+        if not cached:
+            self._broker.ask(self._process, f"watermarks {partition.topic}[{partition.partition}]", timeout)
+        return log.low, log.high
+
+    def committed(self, partitions: list[TopicPartition], timeout: float = ASK_SECONDS) -> list[TopicPartition]:
+        """The group's offsets."""
+        self._broker.ask(self._process, "committed", timeout)
+        return [
+            TopicPartition(
+                one.topic, one.partition, self._group.committed.get((one.topic, one.partition), OFFSET_INVALID)
+            )
+            for one in partitions
+        ]
+
+    # Assignment
+
+    def subscribe(
+        self,
+        topics: Sequence[str],
+        on_assign: RebalanceCallback | None = None,
+        on_revoke: RebalanceCallback | None = None,
+        on_lost: RebalanceCallback | None = None,
+    ) -> None:
+        """Join the group at the next `consume`."""
+        assert self._config["partition.assignment.strategy"] == "range"
+        self._session.topics = list(topics)
+        self._session.callbacks = _Callbacks(on_assign, on_revoke, on_lost)
+        self._session.heard_at = self._world.time.now
+
+    def assign(self, partitions: Sequence[TopicPartition]) -> None:
+        """Read these partitions from these offsets."""
+        self._process.call("assign " + " ".join(f"{p.topic}[{p.partition}]@{p.offset}" for p in partitions))
+        self._assigned_by_hand = True
+        self._reading = {(one.topic, one.partition): _Reading(self._first(one)) for one in partitions}
+
+    def unassign(self) -> None:
+        """Read nothing."""
+        self._reading = {}
+
+    def _first(self, one: TopicPartition) -> int:
+        log = self._broker.topics.log(one.topic, one.partition)
+        offset = int(one.offset)
+        if offset == OFFSET_END:
+            return log.high
+        if offset == OFFSET_INVALID:
+            offset = self._group.committed.get((one.topic, one.partition), OFFSET_BEGINNING)
+        return offset if log.low <= offset <= log.high else log.low
+
+    def position(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """Next offsets after what was handed out."""
+        readings = [self._reading.get((one.topic, one.partition)) for one in partitions]
+        return [
+            TopicPartition(one.topic, one.partition, OFFSET_INVALID if it is None else it.last)
+            for one, it in zip(partitions, readings, strict=True)
+        ]
+
+    # Consuming
+
+    def consume(self, num_messages: int = 1, timeout: float = -1.0) -> list[SimMessage]:
+        """Messages, and before or after them what the group has to say."""
+        self._process.call("consume")
+        deadline = self._world.time.now + (timeout if timeout >= 0 else 1e9)
+        while True:
+            self._report_commits()
+            before = self._fetch(num_messages) if self._is_told_late() else []
+            told = self._follow_group()
+            messages = before or self._fetch(num_messages)
+            if messages or self._world.time.now >= deadline:
+                return messages
+            if not told:
+                self._process.block(deadline, self._has_news)
+
+    def _is_told_late(self) -> bool:
+        return bool(self._news()) and self._world.rng.random() < _FETCHED_BEFORE
+
+    def _has_news(self) -> bool:
+        return bool(self._news()) or any(commit.done for commit in self._commits) or self._has_messages()
+
+    def _limit(self, place: Place, reading: _Reading) -> int:
+        """Up to where messages can be handed out: the end, or what was read ahead before the line broke."""
+        log = self._broker.topics.log(*place)
+        if self._broker.in_touch(self._process):
+            reading.ahead = min(log.high, reading.next + 3)
+            return log.high
+        return reading.ahead
+
+    def _has_messages(self) -> bool:
+        return any(
+            one.its_offset < self._limit(place, reading)
+            for place, reading in self._reading.items()
+            for one in self._broker.topics.log(*place).read(reading.next, 1)
+        )
+
+    def _fetch(self, count: int) -> list[SimMessage]:
+        places = list(self._reading)
+        self._world.rng.shuffle(places)
+        messages: list[SimMessage] = []
+        for place in places:
+            reading = self._reading[place]
+            log, limit = self._broker.topics.log(*place), self._limit(place, self._reading[place])
+            if reading.next < log.low:
+                reading.next = log.low
+            wanted = self._world.rng.randint(1, 8) if self._session.topics else 8
+            found = [one for one in log.read(reading.next, min(wanted, count)) if one.its_offset < limit]
+            if found:
+                reading.next = reading.last = found[-1].its_offset + 1
+                messages += found
+                count -= len(found)
+        if messages:
+            counts = " ".join(f"{m.its_topic}[{m.its_partition}]@{m.its_offset}" for m in messages)
+            self._world.trace(self._process.name, "gets", counts)
+        return messages
+
+    # The group
+
+    def _news(self) -> str | None:
+        """What the client would learn now: `join`, `lost`, `revoke`, `rejoin`, `assign` or nothing."""
+        session, now = self._session, self._world.time.now
+        if not session.topics or self._closed:
+            return None
+        if not self._broker.in_touch(self._process):
+            timed_out = session.member is not None and (
+                now - session.heard_at >= session.member.session_seconds
+            )
+            return "lost" if session.holds and timed_out else None
+        session.heard_at = now
+        if session.member is None:
+            return "join"
+        if session.member.number not in self._group.members:
+            if session.learns_at is None:
+                session.learns_at = now + self._world.rng.random() * HEARTBEAT_SECONDS
+                self._world.time.wake_at(session.learns_at)
+            return None if now < session.learns_at else ("lost" if session.holds else "join")
+        return self._rebalance_news(session, session.member)
+
+    def _rebalance_news(self, session: _Session, member: Member) -> str | None:
+        if self._group.rebalancing:
+            if member.joined or self._world.time.now < member.told_at:
+                return None
+            return "revoke" if session.holds else "rejoin"
+        return "assign" if session.generation != member.generation else None
+
+    def _follow_group(self) -> bool:
+        news = self._news()
+        if news is None:
+            return False
+        self._world.trace(self._process.name, "is told:", news)
+        session = self._session
+        if news == "join":
+            seconds = float(self._config["session.timeout.ms"]) / 1000
+            session.member = self._group.join(self._process, session.topics, seconds)
+            session.generation, session.learns_at = 0, None
+        elif news == "assign":
+            self._assigned()
+        elif news == "rejoin":
+            self._rejoin()
+        else:
+            self._gone(session.callbacks.on_lost if news == "lost" else session.callbacks.on_revoke)
+            if news == "lost":
+                self._forget_membership()
+            else:
+                self._rejoin()
+        return True
+
+    def _forget_membership(self) -> None:
+        if self._session.member is not None:
+            self._session.member.abandoned = True
+            self._session.member = None
+            self._broker.touch_changed()
+
+    def _rejoin(self) -> None:
+        member = self._session.member
+        if member is not None and member.number in self._group.members and self._group.rebalancing:
+            self._group.rejoin(member)
+
+    def _assigned(self) -> None:
+        session = self._session
+        assert session.member is not None
+        session.generation, session.holds = session.member.generation, True
+        partitions = [TopicPartition(*place) for place in session.member.assignment]
+        self._assigned_by_hand = False
+        if session.callbacks.on_assign is not None:
+            session.callbacks.on_assign(self, partitions)
+        if not self._assigned_by_hand:
+            self.assign(partitions)
+
+    def _gone(self, callback: RebalanceCallback | None) -> None:
+        partitions = [TopicPartition(*place) for place in self._reading]
+        if callback is not None:
+            callback(self, partitions)
+        self._session.holds = False
+        self._reading = {}
+
+    # Commits
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool = True) -> None:
+        """Commit; a synchronous one raises KafkaException when it is refused or not answered."""
+        wanted = {(one.topic, one.partition): int(one.offset) for one in offsets}
+        self._process.call(f"commit {'async' if asynchronous else 'sync'} {sorted(wanted.items())}")
+        one = _Commit(wanted, self._session.member, self._session.generation)
+        delay = self._world.rng.random() * _COMMIT_SECONDS
+        self._commit_free_at = max(self._commit_free_at, self._world.time.now + delay)
+        self._world.time.at(self._commit_free_at, lambda: self._apply(one))
+        if asynchronous:
+            self._commits.append(one)
+            return
+        self._process.block(self._world.time.now + ASK_SECONDS, lambda: one.done)
+        self._process.call("committed")
+        if not one.done or one.error is not None:
+            raise failure(KafkaError._TIMED_OUT if one.error is None else one.error)
+
+    def _apply(self, one: _Commit) -> None:
+        reachable = self._broker.up and not self._process.cut
+        one.error = self._group.refusal(one.member, one.generation) if reachable else KafkaError._TRANSPORT
+        if one.error is None:
+            self._world.trace(self._process.name, f"commits {sorted(one.offsets.items())}")
+            self._group.commit(one.offsets)
+        one.done = True
+
+    def _report_commits(self) -> None:
+        done = [one for one in self._commits if one.done]
+        self._commits = [one for one in self._commits if not one.done]
+        callback = self._config.get("on_commit")
+        for one in done:
+            if callback is not None:
+                error = None if one.error is None else failure(one.error).args[0]
+                callback(error, [TopicPartition(*place, offset) for place, offset in one.offsets.items()])
+
+    def close(self) -> None:
+        """Leave; the callbacks run a last time."""
+        if self._closed:
+            raise RuntimeError("Consumer already closed")
+        self._process.call("close")
+        session = self._session
+        if session.holds:
+            known = session.member is not None and session.member.number in self._group.members
+            self._gone(session.callbacks.on_revoke if known else session.callbacks.on_lost)
+        self._closed = True
+        if session.member is not None and self._broker.in_touch(self._process):
+            self._group.leave(session.member)
+        self._forget_membership()

@@ -1,0 +1,189 @@
+"""The workers of one run: the real enrichment worker in simulated processes, started anew when they end."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from prometheus_client import CollectorRegistry
+
+from schemas.errors import RetryableError
+from streams.kafka import KafkaClients, KafkaSettings
+from streams.telemetry import EnrichmentTelemetry
+from streams.worker import EnrichmentWorker, Times, WorkerSettings
+
+from .scheduler import Process, Scheduler
+from .sim_broker import SimBroker
+from .sim_consumer import SimConsumer
+from .sim_disk import SimDisk, SimStore
+from .sim_producer import SimProducer
+from .sim_towers import SimTower
+from .workload import MODEL_POISON
+
+SERVING, CANDIDATE = "a" * 64, "b" * 64
+SESSION_SECONDS = 3.0
+_POISON = frozenset({MODEL_POISON})
+
+
+@dataclass(frozen=True)
+class Armed:
+    """A fault that waits for a call: the `count`-th whose name begins with `call`."""
+
+    action: Callable[[], None]
+    call: str
+    count: int
+
+
+@dataclass
+class Slot:
+    """One worker's place: its disk outlives its processes."""
+
+    name: str
+    disk: SimDisk = field(default_factory=SimDisk)
+    process: Process | None = None
+    armed: Armed | None = None
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """How the workers of one run are set."""
+
+    workers: int
+    flush_seconds: float
+    batch_events: int
+    chunk_pins: int
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> "Knobs":
+        """Small numbers, so that chunks and batches end everywhere."""
+        return cls(
+            rng.choice((1, 2, 2, 3)), rng.choice((0.5, 1.5, 4.0)), rng.choice((3, 8, 64)), rng.choice((2, 100))
+        )
+
+    def settings(self, name: str) -> WorkerSettings:
+        """A worker's settings."""
+        return WorkerSettings(
+            name=name,
+            batch_events=self.batch_events,
+            poll_seconds=0.25,
+            backfill_chunk_pins=self.chunk_pins,
+            flush_seconds=self.flush_seconds,
+            flush_chunk_pins=self.chunk_pins,
+            drain_seconds=2.0,
+            retry_seconds=0.5,
+            # Its thread looks at simulated time, which is no measure for it.
+            watchdog_seconds=1e9,
+        )
+
+
+class Fleet:
+    """Starts, stops and restarts workers."""
+
+    def __init__(self, scheduler: Scheduler, broker: SimBroker, knobs: Knobs) -> None:
+        self._scheduler, self._broker, self._knobs = scheduler, broker, knobs
+        self.versions = [SERVING]
+        self.slots = [Slot(f"worker-{number}") for number in range(knobs.workers)]
+        self.crashes: list[str] = []
+
+    def start(self, slot: Slot) -> None:
+        """Start a worker, unless it runs or is not wanted."""
+        if slot.wanted and slot.process is None:
+            slot.process = self._scheduler.spawn(slot.name, lambda process: self._work(slot, process))
+            slot.process.on_call = lambda process, name: _on_call(slot, name)
+
+    def _work(self, slot: Slot, process: Process) -> None:
+        towers = {
+            version: SimTower(version, _POISON, lambda: process.call("forward"))
+            for version in (SERVING, CANDIDATE)
+        }
+        clients = KafkaClients(
+            consumer=cast(Any, lambda config: SimConsumer(config, process, self._broker)),
+            producer=cast(Any, lambda config: SimProducer(config, process, self._broker)),
+        )
+        worker = EnrichmentWorker(
+            KafkaSettings(session_timeout_ms=int(SESSION_SECONDS * 1000), heartbeat_interval_ms=400),
+            self._knobs.settings(slot.name),
+            SimStore(slot.disk, process),
+            lambda: [towers[version] for version in self.versions],
+            EnrichmentTelemetry(CollectorRegistry()),
+            lambda: self._scheduler.time.now,
+            clients,
+            Times(self._broker.wall_ms, process.sleep),
+        )
+        worker.run(lambda: process.stopping)
+
+    def supervise(self) -> bool:
+        """Restart what has ended. Always true, so that it can stand before a condition."""
+        for slot in self.slots:
+            if slot.process is not None and slot.process.ended:
+                self._bury(slot, slot.process)
+        return True
+
+    def _bury(self, slot: Slot, process: Process) -> None:
+        slot.process, slot.armed = None, None
+        self._scheduler.trace(slot.name, f"ended: {process.failure!r}")
+        if process.failure is not None and not isinstance(process.failure, OSError | RetryableError):
+            self.crashes.append(f"{slot.name}: {process.failure!r}")
+        self._broker.touch_changed()
+        if slot.wanted:
+            self._scheduler.time.after(0.1 + self._scheduler.rng.random(), lambda: self.start(slot))
+
+    def kill(self, slot: Slot) -> None:
+        """`kill -9`, from inside or outside."""
+        if slot.process is not None and not slot.process.ended:
+            self._scheduler.trace(slot.name, "KILLED")
+            slot.process.kill()
+
+    def pause(self, slot: Slot, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        if slot.process is not None:
+            slot.process.paused_until = self._scheduler.time.now + seconds
+            self._scheduler.trace(slot.name, f"PAUSED for {seconds:.2f} s")
+            self._broker.touch_changed()
+            self._scheduler.time.at(slot.process.paused_until, self._broker.touch_changed)
+
+    def cut(self, slot: Slot, seconds: float) -> None:
+        """The network between a worker and the broker breaks, and is mended later."""
+        process = slot.process
+        if process is not None:
+            process.cut = True
+            self._scheduler.trace(slot.name, f"CUT OFF for {seconds:.2f} s")
+            self._broker.touch_changed()
+            self._scheduler.time.after(seconds, lambda: self._mend(process))
+
+    def _mend(self, process: Process) -> None:
+        process.cut = False
+        self._broker.touch_changed()
+
+    def stop(self, slot: Slot) -> None:
+        """SIGTERM."""
+        slot.wanted = False
+        if slot.process is not None:
+            self._scheduler.trace(slot.name, "SIGTERM")
+            slot.process.stopping = True
+
+    def want(self, slot: Slot) -> None:
+        """It is to run."""
+        slot.wanted = True
+        self.start(slot)
+
+    def heal(self) -> None:
+        """No fault is left: all workers are wanted and go on."""
+        for slot in self.slots:
+            slot.armed, slot.disk.full = None, False
+            if slot.process is not None:
+                slot.process.paused_until, slot.process.cut = 0.0, False
+            self.want(slot)
+        self._broker.touch_changed()
+
+
+def _on_call(slot: Slot, name: str) -> None:
+    armed = slot.armed
+    if armed is None or not name.startswith(armed.call):
+        return
+    if armed.count > 1:
+        slot.armed = Armed(armed.action, armed.call, armed.count - 1)
+        return
+    slot.armed = None
+    armed.action()

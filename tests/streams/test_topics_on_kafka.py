@@ -1,0 +1,121 @@
+"""`ensure_topics` on a real Kafka: what it asks for is what is there."""
+
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not in __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+)
+
+from schemas.errors import Refused
+from schemas.topics import DEAD_LETTERED, PIN_CHANGED, PIN_FEATURES, TOPICS
+from streams.kafka import ensure_topics
+from tests.kafka_fixture import KafkaUnderTest
+
+pytestmark = pytest.mark.kafka
+
+LETTERS = {topic.dlq: topic for topic in DEAD_LETTERED}
+DECLARED = [*TOPICS, *LETTERS]
+
+
+@pytest.fixture
+def admin(kafka: KafkaUnderTest) -> AdminClient:
+    return AdminClient({"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0})
+
+
+@pytest.fixture
+def altered(kafka: KafkaUnderTest, admin: AdminClient) -> Iterator[AdminClient]:
+    """For a test that alters topics, on a broker of ours only; afterwards they are as declared."""
+    kafka.ours()
+    yield admin
+    _set_policy(admin, PIN_FEATURES.name, "compact")
+    if _partitions(admin, PIN_CHANGED.name) != PIN_CHANGED.partitions:
+        _delete(admin, PIN_CHANGED.name)
+    ensure_topics(kafka.settings("topics"))
+
+
+def _partitions(admin: AdminClient, name: str) -> int:
+    topics = admin.list_topics(timeout=10).topics
+    return len(topics[name].partitions) if name in topics else 0
+
+
+def _config(admin: AdminClient, name: str) -> dict[str, str]:
+    resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+    entries = admin.describe_configs([resource])[resource].result(15)
+    return {entry: str(one.value) for entry, one in entries.items()}
+
+
+def _set_policy(admin: AdminClient, name: str, policy: str) -> None:
+    entry = ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(15)
+    while _config(admin, name)["cleanup.policy"] != policy:
+        pass  # the broker's own metadata lags its answers
+
+
+def _delete(admin: AdminClient, name: str) -> None:
+    admin.delete_topics([name])[name].result(15)
+    while _partitions(admin, name):
+        pass  # the broker's own metadata lags its answers
+
+
+def test_every_declared_topic_is_there_with_its_partitions(kafka: KafkaUnderTest, admin: AdminClient) -> None:
+    there = admin.list_topics(timeout=10).topics
+    wanted = {name: topic.partitions for name, topic in (TOPICS | LETTERS).items()}
+    assert {name: len(there[name].partitions) for name in wanted if name in there} == wanted
+
+
+@pytest.mark.parametrize("name", TOPICS)
+def test_topics_are_compacted_or_kept_for_as_long_as_declared(name: str, admin: AdminClient) -> None:
+    config, topic = _config(admin, name), TOPICS[name]
+    if topic.compacted:
+        # By time nothing goes: the newest row of a key is kept for ever.
+        assert config["cleanup.policy"] == "compact"
+    else:
+        assert (config["cleanup.policy"], config["retention.ms"]) == ("delete", str(topic.retention_ms))
+
+
+@pytest.mark.parametrize("name", LETTERS)
+def test_dead_letters_are_never_deleted(name: str, admin: AdminClient) -> None:
+    config = _config(admin, name)
+    assert (config["cleanup.policy"], config["retention.ms"]) == ("delete", "-1")
+
+
+def test_a_second_run_creates_nothing_and_verifies_all(kafka: KafkaUnderTest) -> None:
+    report = ensure_topics(kafka.settings("topics"))
+    assert (report.created, report.skipped) == ([], None)
+    assert sorted(report.verified) == sorted(DECLARED)
+
+
+def test_a_missing_topic_is_created_and_the_others_are_verified(
+    kafka: KafkaUnderTest, altered: AdminClient
+) -> None:
+    _delete(altered, PIN_CHANGED.name)
+    report = ensure_topics(kafka.settings("topics"))
+    assert report.created == [PIN_CHANGED.name]
+    assert sorted(report.verified) == sorted(set(DECLARED) - {PIN_CHANGED.name})
+
+
+def test_a_topic_with_other_partitions_is_refused_and_left_alone(
+    kafka: KafkaUnderTest, altered: AdminClient
+) -> None:
+    _delete(altered, PIN_CHANGED.name)
+    altered.create_topics([NewTopic(PIN_CHANGED.name, 5, 1)])[PIN_CHANGED.name].result(15)
+    while _partitions(altered, PIN_CHANGED.name) != 5:
+        pass  # the broker's own metadata lags its answers
+    with pytest.raises(Refused, match=r"pin\.changed\.v1 with 32 partitions"):
+        ensure_topics(kafka.settings("topics"))
+    assert _partitions(altered, PIN_CHANGED.name) == 5
+
+
+def test_state_on_a_topic_that_is_not_compacted_is_refused(
+    kafka: KafkaUnderTest, altered: AdminClient
+) -> None:
+    _set_policy(altered, PIN_FEATURES.name, "delete")
+    with pytest.raises(Refused, match=r"pin\.features\.v1 with 32 partitions, cleanup\.policy=compact"):
+        ensure_topics(kafka.settings("topics"))
+    assert _config(altered, PIN_FEATURES.name)["cleanup.policy"] == "delete"

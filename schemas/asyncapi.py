@@ -1,11 +1,20 @@
-"""Every topic as an AsyncAPI 3.0 document: what is on it, how it is keyed and kept, who sends and receives it."""
+"""Every topic as an AsyncAPI 3.0 document: what is on it, how it is keyed and kept, who uses it."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from .topics import DEAD_LETTERED, TOPICS, Topic
+from .topics import (
+    DEAD_LETTERED,
+    PIN_AGGREGATED,
+    PIN_CHANGED,
+    RANKING_LOGGED,
+    RELEASE_PUBLISHED,
+    TOPICS,
+    WINDOW_SOURCES,
+    Topic,
+)
 
 BINDING_VERSION = "0.5.0"
 
@@ -26,8 +35,14 @@ _DEAD_LETTER = {
     "x-dlq-offset": "its offset there",
     "x-dlq-timestamp": "the broker's time of it, in milliseconds since 1970",
     "x-dlq-stage": "which step turned it down",
-    "x-dlq-worker": "which process did",
+    "x-dlq-attempts": "how often it was turned down so far, replays included",
+    "x-dlq-worker": "which process turned it down",
+    "x-dlq-model-version": "the tower version at work, where one was",
+    "x-dlq-cut": "true where only the beginning was kept, because Kafka did not take it whole",
 }
+
+_CLOUD_EVENTS = (PIN_CHANGED, PIN_AGGREGATED, *WINDOW_SOURCES, RANKING_LOGGED, RELEASE_PUBLISHED)
+"""What other teams' producers and `skewless ship` write, with CloudEvents attributes in the headers."""
 
 Action = Literal["send", "receive"]
 
@@ -174,16 +189,19 @@ def _headers(docs: dict[str, str]) -> dict[str, Any]:
 
 
 def _message(model: type[BaseModel]) -> dict[str, Any]:
-    key = next(topic.key for topic in TOPICS.values() if topic.value is model)
+    topic = next(topic for topic in TOPICS.values() if topic.value is model)
+    headers = (
+        {"headers": {"$ref": f"{_COMPONENTS}/schemas/CloudEventHeaders"}} if topic in _CLOUD_EVENTS else {}
+    )
     return {
         "name": model.__name__,
         "summary": (model.__doc__ or "").split("\n")[0],
         "contentType": "application/json",
-        "headers": {"$ref": f"{_COMPONENTS}/schemas/CloudEventHeaders"},
+        **headers,
         "payload": {"$ref": f"{_COMPONENTS}/schemas/{model.__name__}"},
         "bindings": {
             "kafka": {
-                "key": {"type": "string", "description": f"{key}, as ASCII text"},
+                "key": {"type": "string", "description": f"{topic.key}, as ASCII text"},
                 "bindingVersion": BINDING_VERSION,
             }
         },

@@ -72,6 +72,7 @@ class _JsonComparison:
                 yield f"{_join(path, name)}: taken away (or renamed)"
             else:
                 yield from self.breaks(spec, now[name], _join(path, name))
+        yield from self._patterns(old.get("patternProperties", {}), new.get("patternProperties", {}), path)
         for inner, suffix in (("items", "[]"), ("additionalProperties", "{}"), ("propertyNames", "{key}")):
             before, after = old.get(inner, True), new.get(inner, True)
             if isinstance(before, Mapping) and isinstance(after, Mapping):
@@ -80,6 +81,13 @@ class _JsonComparison:
                 yield f"{path or 'the message'}: unknown fields are refused now"
             elif isinstance(after, Mapping) and before is True:
                 yield f"{path}{suffix}: anything was taken, {_type(after)} is now"
+
+    def _patterns(self, old: Spec, new: Spec, path: str) -> Iterator[str]:
+        """Maps whose keys have a pattern: pydantic refuses a key that has not."""
+        if set(old) != set(new):
+            yield f"{path}{{key}}: pattern {', '.join(old) or 'none'} becomes {', '.join(new) or 'none'}"
+        for pattern in old.keys() & new.keys():
+            yield from self.breaks(old[pattern], new[pattern], path + "{}")
 
 
 def _resolved(spec: Spec, definitions: Spec) -> Spec:
@@ -208,7 +216,8 @@ def proto_breaks(old: str, new: str) -> list[str]:
             if number != number_now:
                 broken.append(f"{here}: number {number} becomes {number_now}")
             if (label, type_) != (label_now, type_now):
-                broken.append(f"{here}: {label} {type_} becomes {label_now} {type_now}".replace(":  ", ": "))
+                was_said, now_said = f"{label} {type_}".strip(), f"{label_now} {type_now}".strip()
+                broken.append(f"{here}: {was_said} becomes {now_said}")
         numbers = {number: name for name, (_, _, number) in fields.items()}
         broken += [
             f"{message}.{name}: number {number} was {numbers[number]}'s"

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import faust
 from faust.types.auth import CredentialsT
@@ -22,6 +21,8 @@ from .kafka import KafkaSettings
 from .steps import Step
 
 log = logging.getLogger(__name__)
+
+App = faust.App
 
 _REQUEST_SECONDS = 40.0
 
@@ -78,27 +79,27 @@ def build_app(
         web_in_thread=False,
         worker_redirect_stdouts=False,
         autodiscover=False,
-        **_security(settings),
+        broker_credentials=_credentials(settings),
     )
     for loop in loops:
         loop.register(app)
     return app
 
 
-def _security(settings: KafkaSettings) -> dict[str, CredentialsT]:
-    """TLS and SASL as the other clients have them; the password stays inside of the credentials object."""
+def _credentials(settings: KafkaSettings) -> CredentialsT | None:
+    """TLS and SASL as the other clients have them; what is printed of it names the user and no password."""
     protocol = settings.security_protocol
-    context = ssl.create_default_context(cafile=settings.ssl_ca_location) if "SSL" in protocol[-3:] else None
+    context = (
+        ssl.create_default_context(cafile=settings.ssl_ca_location) if protocol.endswith("SSL") else None
+    )
     if protocol.startswith("SASL"):
-        password = settings.sasl_password.get_secret_value() if settings.sasl_password else ""
-        credentials = faust.SASLCredentials(
+        return faust.SASLCredentials(
             username=settings.sasl_username or "",
-            password=password,
+            password=settings.sasl_password.get_secret_value() if settings.sasl_password else "",
             ssl_context=context,
             mechanism=settings.sasl_mechanism,
         )
-        return {"broker_credentials": credentials}
-    return {"broker_credentials": faust.SSLCredentials(context)} if context else {}
+    return faust.SSLCredentials(context) if context else None
 
 
 async def run_apps(apps: Sequence[faust.App], loops: Sequence[FaustLoop], stop: asyncio.Event) -> None:
@@ -126,14 +127,13 @@ async def run_apps(apps: Sequence[faust.App], loops: Sequence[FaustLoop], stop: 
         raise RuntimeError("Faust has ended by itself; its log says why")
 
 
-def run_until_signalled(apps_of: Any) -> None:
-    """Run the apps that `apps_of()` makes (with their loops) until SIGTERM or SIGINT."""
+def run_until_signalled(apps: Sequence[faust.App], loops: Sequence[FaustLoop]) -> None:
+    """Run the apps until SIGTERM or SIGINT."""
 
     async def main() -> None:
         stop, running = asyncio.Event(), asyncio.get_running_loop()
         for one in (signal.SIGTERM, signal.SIGINT):
             running.add_signal_handler(one, stop.set)
-        apps, loops = apps_of()
         await run_apps(apps, loops, stop)
 
     asyncio.run(main())

@@ -6,6 +6,7 @@ partition; what comes later than that is counted and left out (`streams.event_cl
 passes, `streams.attribution_windows` what is credited to whom).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,17 @@ from .steps import Output, RawEvent, StepResult, TurnedDown
 _SOURCES: dict[str, Topic] = {
     topic.name: topic for topic in (IMPRESSION_SERVED, VISIT_OBSERVED, ENGAGEMENT_OBSERVED)
 }
+RESULTS = (
+    "applied",
+    "redelivered",
+    "late_impression",
+    "late_conversion",
+    "unknown_visitor",
+    "dead_lettered",
+)
+"""What becomes of an event. `late_impression`: its window was over before it came, or it came twice.
+`late_conversion`: so old that every impression it could belong to is over. `unknown_visitor`: normal."""
+
 _FUTURE_MS = DAY_MS
 """No clock is wrong by more: such an event would wait in the state until its day comes."""
 
@@ -69,6 +81,7 @@ class AttributionStep:
 
     name = "attribution"
     topics = tuple(_SOURCES)
+    results = RESULTS
 
     def __init__(self, path: Path, rules: AttributionRules, telemetry: AttributionTelemetry) -> None:
         """`path`: directory of the state. Raises Refused when it was made with other windows."""
@@ -78,41 +91,40 @@ class AttributionStep:
         self._watermarks = self._store.watermarks()
         clock_rules = ClockRules(rules.lateness_ms, rules.idle_ms)
         self._clock = EventClock(self.topics, clock_rules, self._store.newest(), self._watermarks)
-        self._owned: set[int] | None = None
+        self._owned: frozenset[int] | None = None
 
     def positions(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """See `Step`."""
         return self._store.positions(partitions)
 
-    def owned(self, partitions: Iterable[Partition]) -> None:
-        """Say after every rebalance what this worker reads now: time passes in those partitions only.
-
-        Until it is called time passes in every partition that the state has seen.
-        """
-        numbers = {number for topic, number in partitions if topic in _SOURCES}
-        for number in numbers - (self._owned or set()):
+    def own(self, partitions: frozenset[int]) -> None:
+        """See `PartitionOwner`: time passes in these partitions only. Until then, in all that were seen."""
+        for number in partitions - (self._owned or frozenset()):
             self._clock.forget_silence(number)
-        self._owned = numbers
+        self._store.own(partitions)
+        self._owned = partitions
 
     def apply(self, events: Sequence[RawEvent]) -> StepResult:
         """See `Step`."""
-        changes, letters = Changes(), []
+        changes, letters, counts = Changes(), [], Counter[str]()
         touched: set[Partition] = set()
         for event in events:
             partition = (event.topic, event.partition)
             message = self._read(event)
             if isinstance(message, TurnedDown):
                 letters.append(message)
-            if event.offset < changes.positions.get(partition, self._store.position(partition)):
-                continue
-            changes.positions[partition] = event.offset + 1
-            if not isinstance(message, TurnedDown):
-                self._take(event, message, changes)
-                touched.add(partition)
+            result = "dead_lettered" if isinstance(message, TurnedDown) else "redelivered"
+            if event.offset >= changes.positions.get(partition, self._store.position(partition)):
+                changes.positions[partition] = event.offset + 1
+                if not isinstance(message, TurnedDown):
+                    result = self._take(event, message, changes)
+                    touched.add(partition)
+            counts[result] += 1
         for partition in touched:
             put_newest(changes, partition, self._clock.newest[partition])
         self._store.write(changes)
-        return StepResult(self._close_windows({number for _, number in touched}), letters)
+        outputs, more = self._close_windows({number for _, number in touched})
+        return StepResult(outputs, letters, counts, more)
 
     def tick(self, now_ms: int) -> StepResult:
         """See `Step`."""
@@ -120,11 +132,11 @@ class AttributionStep:
         numbers = {number for _, number in self._store.seen()} if self._owned is None else self._owned
         for number in numbers:
             self._clock.watch(number)
-        outputs = self._close_windows(numbers)
+        outputs, more = self._close_windows(numbers)
         if reached := [at_ms for number in numbers if (at_ms := self._clock.watermark(number))]:
             self._telemetry.watermark.set(min(reached) / 1000)
         self._telemetry.state_keys.set(self._store.estimated_keys())
-        return StepResult(outputs)
+        return StepResult(outputs, more=more)
 
     def close(self) -> None:
         """See `Step`."""
@@ -136,23 +148,27 @@ class AttributionStep:
             ahead_ms = _occurred(message) - event.ingested_at_ms
             if ahead_ms > _FUTURE_MS:
                 came = f"it happened {ahead_ms} ms after the broker had it"
-                return TurnedDown(event, DeadLetterReason.SCHEMA_INVALID, came)
+                return TurnedDown(event, DeadLetterReason.FUTURE_EVENT, came)
         return message
 
-    def _take(self, event: RawEvent, message: Any, changes: Changes) -> None:
+    def _take(self, event: RawEvent, message: Any, changes: Changes) -> str:
+        """Fold one event in; what became of it, one of `RESULTS`."""
         at_ms, number = _occurred(message), event.partition
         # A clock that is ahead must not hurry the others: time is at most the broker's.
         seen_ms = min(at_ms, event.ingested_at_ms) if event.ingested_at_ms > 0 else at_ms
         self._clock.saw((event.topic, number), seen_ms)
         over = at_ms + self._longest_ms < self._watermarks.get(number, 0)
         if isinstance(message, ImpressionServed):
-            self._pass_over("late_impression") if over else self._open(message, number, event, changes)
+            if over:
+                return "late_impression"
+            self._open(message, number, event, changes)
         elif message.user_id is None:
-            self._pass_over("unknown_visitor")
+            return "unknown_visitor"
         elif over:
-            self._pass_over("late_conversion")
+            return "late_conversion"
         else:
             self._keep(message, number, changes)
+        return "applied"
 
     def _open(self, message: ImpressionServed, number: int, event: RawEvent, changes: Changes) -> None:
         user = NOBODY if message.user_id is None else message.user_id
@@ -168,11 +184,8 @@ class AttributionStep:
         # One more than its last possible impression: that one has to be through first.
         changes.puts[due_key(number, conversion.occurred_at_ms + self._longest_ms + 1, entry)] = b""
 
-    def _pass_over(self, why: str) -> None:
-        self._telemetry.passed_over.labels(why).inc()
-
-    def _close_windows(self, numbers: Iterable[int]) -> list[Output]:
-        """Write the rows of what is over, and remove it, with everything that nothing open needs."""
+    def _close_windows(self, numbers: Iterable[int]) -> tuple[list[Output], bool]:
+        """Rows of what is over, removed with all that nothing open needs; and whether there is more."""
         changes, left = Changes(), self._rules.most_closed
         for number in sorted(numbers):
             watermark = self._clock.watermark(number)
@@ -188,7 +201,7 @@ class AttributionStep:
                 self._watermarks[number] = watermark
             if swept is not None:
                 self._store.swept(number, swept.key)
-        return self._store.finish(changes)
+        return self._store.finish(changes), not left
 
     def _finish(self, due: Due, number: int, changes: Changes) -> None:
         if due.key in changes.deletes:
@@ -209,7 +222,8 @@ class AttributionStep:
                     entry = impression_key(group, repeat)
                     changes.deletes |= {entry, due_key(number, repeat.served_at_ms + self._longest_ms, entry)}
         self._telemetry.rows.labels("no" if conversion is None else "yes").inc()
-        return _output(self._store.get(due.entry) or b"", own.served_at_ms + self._longest_ms, conversion)
+        ends_at_ms = own.served_at_ms + self._longest_ms
+        return _output(self._store.get(due.entry) or b"", ends_at_ms, conversion, number)
 
 
 def _occurred(message: Any) -> int:
@@ -223,7 +237,7 @@ def _conversion(message: VisitObserved | EngagementObserved) -> Conversion:
     return Conversion(message.occurred_at_ms, KINDS.index(message.kind), -message.value_micros)
 
 
-def _output(message: bytes, window_ends_at_ms: int, conversion: Conversion | None) -> Output:
+def _output(message: bytes, window_ends_at_ms: int, conversion: Conversion | None, owner: int) -> Output:
     fields = orjson.loads(message)
     fields |= {"window_ends_at_ms": window_ends_at_ms, "converted": conversion is not None}
     if conversion is not None:
@@ -233,4 +247,5 @@ def _output(message: bytes, window_ends_at_ms: int, conversion: Conversion | Non
             "value_micros": -conversion.minus_value_micros,
         }
     row = ImpressionAttributed.model_validate(fields)
-    return Output(IMPRESSION_ATTRIBUTED.name, f"{row.request_id}:{row.pin_id}".encode(), encode(row))
+    key = f"{row.request_id}:{row.pin_id}".encode()
+    return Output(IMPRESSION_ATTRIBUTED.name, key, encode(row), owner=owner)

@@ -2,8 +2,6 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-PASSED_OVER = ("late_impression", "late_conversion", "unknown_visitor")
-
 
 class AttributionTelemetry:
     """What `AttributionStep` counts, on the registry that it is given."""
@@ -16,12 +14,6 @@ class AttributionTelemetry:
             "Impressions whose window is over",
             ["converted"],
             registry=registry,
-        )
-        # Events that came to nothing. `late_impression`: its window was over before it came (or it came
-        # twice); `late_conversion`: so old that every impression it could belong to is over: look why
-        # their topic is behind. `unknown_visitor`: visits of nobody known, normal.
-        self.passed_over = Counter(
-            "skewless_attribution_passed_over_total", "Events without effect", ["why"], registry=registry
         )
         # Lowest event time over this worker's partitions, seconds since 1970. Standing still: a topic
         # brings nothing and is not yet passed over as idle, or the worker is behind.
@@ -37,5 +29,3 @@ class AttributionTelemetry:
         )
         for converted in ("yes", "no"):
             self.rows.labels(converted)
-        for why in PASSED_OVER:
-            self.passed_over.labels(why)

@@ -17,6 +17,7 @@ librdkafka calls the API experimental. A run on it proves nothing about durabili
 
 import ctypes
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -60,12 +61,23 @@ class EmbeddedBroker:
             raise _refused("rd_kafka_mock_cluster_new returned no cluster")
         # A group starts at its first member; Kafka's own 3 s of waiting for more help nobody here.
         self._library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 0)
-        for name, partitions in default_topics().items() if topics is None else topics:
-            error = self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1)
+        self._create(list(default_topics().items() if topics is None else topics))
+        self.bootstrap_servers: str = self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
+
+    def _create(self, topics: list[tuple[str, int]]) -> None:
+        def create(topic: tuple[str, int]) -> int:
+            name, partitions = topic
+            error: int = self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1)
+            return error
+
+        # All at once: librdkafka's cluster thread now and then misses that it was called and looks again
+        # a second later, which one after the other cost five seconds.
+        with ThreadPoolExecutor(max_workers=64) as threads:
+            errors = list(threads.map(create, topics))
+        for (name, _), error in zip(topics, errors, strict=True):
             if error:
                 self.close()
                 raise _refused(f"error {error} on creating topic {name}")
-        self.bootstrap_servers: str = self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
     def _new_client(self) -> int:
         text = ctypes.create_string_buffer(_ERROR_TEXT_BYTES)

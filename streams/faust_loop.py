@@ -21,11 +21,11 @@ import faust
 from schemas.errors import Refused, RetryableError
 
 from .positions import Partition
+from .stalls import StallDetector
 from .step_driver import StepDriver
 from .step_source import StepSource
 from .steps import RawEvent
 from .stream_telemetry import StreamTelemetry
-from .stalls import StallDetector
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +91,10 @@ class FaustLoop:
         for task in (self._clock, self._heart, self._watchdog):
             app.task(task)
 
-    async def _on_assigned(self, app: Any, partitions: Any, **_: Any) -> None:
+    async def _on_assigned(self, *arguments: Any, **_: Any) -> None:
         # What was owned before stays owned until here: Faust has waited for the batch at the revocation, and
         # a tick that is still sending speaks for what may be ours again.
-        self._taken_over = sorted((one.topic, one.partition) for one in partitions)
+        self._taken_over = sorted((one.topic, one.partition) for one in arguments[-1])
         self.owned = frozenset(self._taken_over)
 
     async def _agent(self, stream: Any) -> None:
@@ -174,6 +174,10 @@ class FaustLoop:
         )
         self._telemetry.position.labels(name).set(had)
         self._telemetry.lag_events.labels(name).set(lag)
+        if self._driver.catching_up:
+            # A long way to read again; it has its own limit for a broker that says nothing.
+            detector.restart()
+            return None
         return detector.stalled(standings, self.owned, time.monotonic())
 
     def close(self) -> None:

@@ -80,7 +80,7 @@ class Intake:
         try:
             self._check_cluster()
         except Exception:
-            self._consumer.close()
+            self.close()
             raise
         self._consumer.subscribe(
             list(sources), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
@@ -112,7 +112,7 @@ class Intake:
         restored = self._state.restore(sorted({one.partition for one in partitions}))
         try:
             committed = consumer.committed(partitions, timeout=_ASK_SECONDS)
-            starts = {(one.topic, one.partition): self._start(consumer, one, restored) for one in committed}
+            starts = {(one.topic, one.partition): self._start(one, restored) for one in committed}
         except KafkaException as error:
             raise RetryableError(f"where to start: {error}") from error
         consumer.assign([TopicPartition(*each, start.offset) for each, start in starts.items()])
@@ -130,10 +130,10 @@ class Intake:
         offsets = {each: one.offset for each, one in starts.items()}
         self._handover.begin(Assignment(offsets, restored.checkpoints, unwritten, restored))
 
-    def _start(self, consumer: Consumer, committed: TopicPartition, restored: Restored) -> Start:
+    def _start(self, committed: TopicPartition, restored: Restored) -> Start:
         """Where to start with one partition; counts what is gone from the topic before it was read."""
         partition = (committed.topic, committed.partition)
-        low, high = consumer.get_watermark_offsets(TopicPartition(*partition), timeout=_ASK_SECONDS)
+        low, high = self._state.watermarks(*partition)
         checkpoint = restored.checkpoints.get(committed.partition)
         covered = None if checkpoint is None else checkpoint.covers.get(committed.topic, 0)
         start = plan_start(committed.offset, stored_position(self._store, partition), covered, low)
@@ -240,14 +240,7 @@ class Intake:
 
     def state_ends(self, partitions: Sequence[int]) -> dict[int, int]:
         """Ends of these partitions of the state topic now."""
-        return {
-            number: int(
-                self._consumer.get_watermark_offsets(
-                    TopicPartition(PIN_FEATURES.name, number), timeout=_ASK_SECONDS
-                )[1]
-            )
-            for number in partitions
-        }
+        return {number: self._state.watermarks(PIN_FEATURES.name, number)[1] for number in partitions}
 
     def lag(self, *, ask: bool = False) -> dict[str, int]:
         """Messages between position and end of the topic, by topic, as far as the fetcher knows.
@@ -257,7 +250,7 @@ class Intake:
         behind = dict.fromkeys(self._sources, 0)
         for one in self._consumer.position([TopicPartition(*each) for each in sorted(self.assigned)]):
             if ask:
-                _, high = self._consumer.get_watermark_offsets(one, timeout=_ASK_SECONDS)
+                _, high = self._state.watermarks(one.topic, one.partition)
             else:
                 _, high = self._consumer.get_watermark_offsets(one, cached=True)
             if high > 0 and one.offset >= 0:
@@ -269,6 +262,7 @@ class Intake:
         if not self._closed:
             self._closed = True
             self._consumer.close()
+            self._state.close()
 
 
 def _is_event(message: Message) -> bool:

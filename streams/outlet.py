@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from schemas.errors import RetryableError
+
 from .dead_letters import Headers, letter_headers, letter_topic
 from .kafka import KafkaClients, KafkaSettings, producer_config
 from .sources import DeadLetter
@@ -36,7 +38,10 @@ class Rows(Protocol):
 
 
 class DeliveryFailed(Exception):
-    """The broker did not take a row or a dead letter. Nothing of its batch may be committed."""
+    """The broker refuses a row or a dead letter for good. Nothing of its batch may be committed."""
+
+
+_WORTH_ANOTHER_TRY = {KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN}
 
 
 class Outlet:
@@ -130,7 +135,8 @@ class Outlet:
     def wait(self) -> None:
         """Return when the broker has acknowledged everything queued so far.
 
-        Raises DeliveryFailed as soon as one message has failed for good.
+        Raises as soon as one message has failed: RetryableError when the broker was away for too long,
+        DeliveryFailed when it refuses the message.
         """
         try:
             while self._failure is None and self._producer.flush(_FLUSH_SECONDS):
@@ -140,10 +146,12 @@ class Outlet:
         self._check()
 
     def _check(self) -> None:
-        if self._failure is not None:
-            raise DeliveryFailed(
-                f"{self._failure.str()}: the offsets of this batch are not committed, so it is repeated"
-            )
+        if self._failure is None:
+            return
+        told = f"{self._failure.str()}: the offsets of this batch are not committed, so it is repeated"
+        if self._failure.retriable() or self._failure.code() in _WORTH_ANOTHER_TRY:
+            raise RetryableError(told)
+        raise DeliveryFailed(told)
 
     def drop(self) -> None:
         """Forget what the broker does not have yet, and be done."""

@@ -27,7 +27,7 @@ class RegistrySettings(BaseModel):
     another host, unless `allow_plaintext`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     url: str
     username: str | None = None

@@ -185,8 +185,8 @@ class JournalShipper:
         """Where to read on; the beginning when another file has taken the name."""
         place = self._places.get(name, _Place())
         size, inode = _size_and_inode(path)
-        untouched = size == place.offset and self._known_inodes.get(name) == inode
-        if place.offset and not untouched and (size < place.offset or head_of(path, place.offset) != place.head):
+        untouched = not place.offset or (size == place.offset and self._known_inodes.get(name) == inode)
+        if not untouched and (size < place.offset or head_of(path, place.offset) != place.head):
             log.warning("%s is another file than the one that was shipped: from its beginning", path)
             place = _Place()
         self._known_inodes[name] = inode

@@ -10,7 +10,7 @@ owned the partition, or the disk is new) is brought up to it from the topic itse
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,9 +19,10 @@ from schemas.topics import TOPICS
 
 from .positions import Partition, check_not_ahead
 from .step_outlet import StepOutlet
-from .step_source import Standing, StepSource
+from .step_source import StepSource
 from .steps import Output, PartitionOwner, RawEvent, Step, StepResult, TurnedDown
 from .stream_telemetry import StreamTelemetry
+from .topic_reader import Spans
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class StepDriver:
         self._step, self._around, self._telemetry = step, around, around.telemetry
         self._ticked = False
         self.events_taken = 0
+        self.catching_up = False
+        """Read by the watchdog: what is read again moves nothing in the group."""
         around.telemetry.start(step.name)
 
     @property
@@ -72,7 +75,7 @@ class StepDriver:
         """
         self._telemetry.partitions.labels(self.name).set(len(partitions))
         if isinstance(self._step, PartitionOwner):
-            self._step.own(frozenset(number for _, number in partitions))
+            self._step.owned(partitions)
         if not self._ticked:
             self.tick()
         standings = self._patiently(lambda: self._around.source.standing(partitions))
@@ -82,7 +85,9 @@ class StepDriver:
             if missed := max(0, standing.low - (position or 0)):
                 self._telemetry.missed_events.labels(self.name).inc(missed)
                 log.warning("%s: %s[%d] lost %d events before they were had", self.name, *partition, missed)
-            self._catch_up(partition, standing.committed or 0, standing)
+        self.catching_up = True
+        self._catch_up({partition: one.committed or 0 for partition, one in standings.items()})
+        self.catching_up = False
 
     def take(self, events: Sequence[RawEvent]) -> None:
         """Fold a batch from Faust in; on return its rows and letters are with the broker.
@@ -107,7 +112,7 @@ class StepDriver:
                 if run:
                     yield run
                     run = []
-                self._catch_up(partition, event.offset)
+                self._catch_up({partition: event.offset})
             next_offset[partition] = max(next_offset[partition], event.offset + 1)
             run.append(event)
         if run:
@@ -116,28 +121,35 @@ class StepDriver:
     def _position(self, partition: Partition) -> int | None:
         return self._step.positions([partition]).get(partition)
 
-    def _catch_up(self, partition: Partition, end: int, standing: Standing | None = None) -> None:
-        """Fold what the state lacks of this partition before `end`; nothing when it lacks nothing."""
-        start = self._position(partition) or 0
-        if start >= end:
-            return
-        if standing is None:
-            standing = self._patiently(lambda: self._around.source.standing([partition]))[partition]
-        start, read = max(start, standing.low), 0
-        failed_at: int | None = None
-        while start < end:
-            try:
-                for batch in self._around.source.read(partition, start, end):
-                    self._fold(batch)
-                    start, read = batch[-1].offset + 1, read + len(batch)
-                break
-            except RetryableError:
-                if failed_at == start:
-                    raise
-                failed_at = start
+    def _catch_up(self, ends: Mapping[Partition, int]) -> None:
+        """Fold what the state lacks of these partitions before these offsets."""
+        for topic in sorted({topic for topic, _ in ends}):
+            failed_at: Spans | None = None
+            while spans := self._lacking(topic, ends):
+                try:
+                    self._read_again(topic, spans)
+                    break
+                except RetryableError:
+                    if spans == failed_at:
+                        raise
+                    failed_at = spans
+
+    def _lacking(self, topic: str, ends: Mapping[Partition, int]) -> dict[int, tuple[int, int]]:
+        """Partition -> offsets of the topic that the state lacks."""
+        spans = {
+            number: (self._position((name, number)) or 0, end)
+            for (name, number), end in ends.items()
+            if name == topic
+        }
+        return {number: (start, end) for number, (start, end) in spans.items() if start < end}
+
+    def _read_again(self, topic: str, spans: Spans) -> None:
+        read = 0
+        for batch in self._around.source.read(topic, spans):
+            self._fold(batch)
+            read += len(batch)
         self._telemetry.gap_events.labels(self.name).inc(read)
-        if read:
-            log.info("%s: read %d events of %s[%d] that the state lacked", self.name, read, *partition)
+        log.info("%s: read %d events of %s that the state lacked", self.name, read, topic)
 
     def _fold(self, events: Sequence[RawEvent]) -> None:
         result = self._step.apply(events)
@@ -198,4 +210,3 @@ def _has_holes(topic: str) -> bool:
 
 def _counted(events: Sequence[RawEvent], letters: Sequence[TurnedDown]) -> dict[str, int]:
     return {"applied": len(events) - len(letters), "dead_lettered": len(letters)}
-

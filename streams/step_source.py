@@ -1,4 +1,4 @@
-"""The source topics beside Faust: where partitions begin and end, what the group has, ranges to read again."""
+"""The source topics beside Faust: how partitions stand, what the group has, ranges to read again."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from schemas.errors import RetryableError
 from .kafka import KafkaClients, KafkaSettings, consumer_config
 from .positions import Partition
 from .steps import RawEvent
-from .topic_reader import TopicReader
+from .topic_reader import Record, Spans, TopicReader
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class StepSource(Protocol):
         """How each of these stands now."""
         ...
 
-    def read(self, partition: Partition, start: int, end: int) -> Iterator[list[RawEvent]]:
-        """Messages of one partition from `start` up to and without `end`, in order, in batches."""
+    def read(self, topic: str, spans: Spans) -> Iterator[list[RawEvent]]:
+        """Messages of these offsets, those of one partition in order, in batches."""
         ...
 
     def close(self) -> None:
@@ -77,18 +77,24 @@ class KafkaStepSource:
         low, high = self._consumer.get_watermark_offsets(place, timeout=_ASK_SECONDS)
         return Standing(low, high, one.offset if one.offset >= 0 else None)
 
-    def read(self, partition: Partition, start: int, end: int) -> Iterator[list[RawEvent]]:
+    def read(self, topic: str, spans: Spans) -> Iterator[list[RawEvent]]:
         """See `StepSource`."""
-        topic, number = partition
         with TopicReader(self._settings) as reader:
-            for batch in reader.read(topic, {number: (start, end)}):
-                yield [
-                    RawEvent(
-                        one.topic, one.partition, one.offset, one.timestamp_ms, one.key, one.value, one.headers
-                    )
-                    for one in batch
-                ]
+            for batch in reader.read(topic, spans):
+                yield [_event(one) for one in batch]
 
     def close(self) -> None:
         """See `StepSource`."""
         self._consumer.close()
+
+
+def _event(one: Record) -> RawEvent:
+    return RawEvent(
+        topic=one.topic,
+        partition=one.partition,
+        offset=one.offset,
+        ingested_at_ms=one.timestamp_ms,
+        key=one.key,
+        value=one.value,
+        headers=one.headers,
+    )

@@ -2,8 +2,10 @@
 
 A row that a step sends because time has passed has no message that would be delivered again. So it goes
 into an outbox in the write that removes what it came from; it leaves the outbox with the next call's
-write, because the next call comes when everything before it has been sent. What a crash leaves in the
-outbox is sent first thing by the next process: the same bytes, never a second result.
+write, because the next call comes when the broker has everything before it. What a crash leaves in the
+outbox is sent first thing by the next process: the same bytes, never a second result. A rebalance is
+like a crash to it: a row whose partition went to another worker may have been held back, so it waits in
+the outbox until the partition is this worker's again.
 """
 
 import struct
@@ -20,8 +22,8 @@ from .positions import Partition
 from .steps import Output
 
 _META, _OUTBOX, _POSITION = b"m", b"o", b"p"
-_LENGTHS = struct.Struct(">HIi")
-_NO_PARTITION = -1
+_LENGTHS = struct.Struct(">HIii")
+_NONE = -1
 
 
 @dataclass
@@ -48,10 +50,10 @@ class StepStore:
         self._db = Rdict(str(path), options=options)
         self._check_layout(path, layout.encode())
         self._positions = {_partition(key): int(value) for key, value in self.scan(_POSITION)}
-        left = list(self.scan(_OUTBOX))
-        self._left = [_output(value) for _, value in left]
-        self._sent_keys = {key for key, _ in left}
-        self._sequence = 1 + max((int.from_bytes(key[1:], "big") for key, _ in left), default=-1)
+        self._waiting = {key: _output(value) for key, value in self.scan(_OUTBOX)}
+        self._handed_out: dict[bytes, Output] = {}
+        self._sequence = 1 + max((int.from_bytes(key[1:], "big") for key in self._waiting), default=-1)
+        self._owned: frozenset[int] | None = None
 
     def _check_layout(self, path: Path, layout: bytes) -> None:
         stored = self.get(_META + b"layout")
@@ -103,31 +105,36 @@ class StepStore:
         self._db.write(self._batch(changes))
         self._positions.update(changes.positions)
 
+    def own(self, partitions: frozenset[int]) -> None:
+        """Give out rows of these partition numbers only. What was given out last may not have been sent."""
+        self._waiting, self._handed_out = self._waiting | self._handed_out, {}
+        self._owned = partitions
+
     def finish(self, changes: Changes) -> list[Output]:
         """The one write that ends a call of the step; returns what is to be sent.
 
-        That is `changes.outputs`, behind what an ended process may not have sent.
+        That is `changes.outputs`, behind what may not have been sent before.
         """
         batch = self._batch(changes)
-        for key in self._sent_keys:
+        for key in self._handed_out:
             batch.delete(key)
-        fresh = dict(zip(self._numbered(len(changes.outputs)), changes.outputs, strict=True))
-        # NOTE: what is left of an ended process stays in the outbox until the call after this one.
-        keep = {
-            key: _packed(one) for key, one in zip(self._numbered(len(self._left)), self._left, strict=True)
+        ready = {key: one for key, one in self._waiting.items() if self._may_send(one)}
+        first, self._sequence = self._sequence, self._sequence + len(changes.outputs)
+        fresh = {
+            _OUTBOX + number.to_bytes(8, "big"): one
+            for number, one in enumerate(changes.outputs, start=first)
         }
-        keep |= {key: _packed(one) for key, one in fresh.items()}
-        for key, value in keep.items():
-            batch.put(key, value)
+        for key, one in fresh.items():
+            batch.put(key, _packed(one))
         if not batch.is_empty():
             self._db.write(batch)
         self._positions.update(changes.positions)
-        outputs, self._left, self._sent_keys = self._left + changes.outputs, [], set(keep)
-        return outputs
+        self._waiting = {key: one for key, one in self._waiting.items() if key not in ready}
+        self._handed_out = ready | fresh
+        return list(self._handed_out.values())
 
-    def _numbered(self, count: int) -> list[bytes]:
-        first, self._sequence = self._sequence, self._sequence + count
-        return [_OUTBOX + number.to_bytes(8, "big") for number in range(first, first + count)]
+    def _may_send(self, output: Output) -> bool:
+        return self._owned is None or output.owner is None or output.owner in self._owned
 
     def _batch(self, changes: Changes) -> WriteBatch:
         batch = WriteBatch(raw_mode=True)
@@ -160,17 +167,18 @@ def _partition(key: bytes) -> Partition:
 
 def _packed(output: Output) -> bytes:
     topic = output.topic.encode()
-    partition = _NO_PARTITION if output.partition is None else output.partition
-    return _LENGTHS.pack(len(topic), len(output.key), partition) + topic + output.key + output.value
+    numbers = [_NONE if one is None else one for one in (output.partition, output.owner)]
+    return _LENGTHS.pack(len(topic), len(output.key), *numbers) + topic + output.key + output.value
 
 
 def _output(packed: bytes) -> Output:
-    topic_length, key_length, partition = _LENGTHS.unpack_from(packed)
+    topic_length, key_length, partition, owner = _LENGTHS.unpack_from(packed)
     topic_end = _LENGTHS.size + topic_length
     key_end = topic_end + key_length
     return Output(
         topic=packed[_LENGTHS.size : topic_end].decode(),
         key=packed[topic_end:key_end],
         value=packed[key_end:],
-        partition=None if partition == _NO_PARTITION else partition,
+        partition=None if partition == _NONE else partition,
+        owner=None if owner == _NONE else owner,
     )

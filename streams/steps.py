@@ -4,7 +4,7 @@ A step owns its state and its positions, written together, and passes over offse
 delivery may repeat and the effect does not. Faust brings messages and takes results, nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -107,6 +107,9 @@ class Step(Protocol):
 class PartitionOwner(Protocol):
     """A step that acts by itself in `tick`, and so has to know which partitions are its to speak for."""
 
-    def own(self, partitions: frozenset[int]) -> None:
-        """From here on these partition numbers, and no others, are this worker's. Called before `apply`."""
+    def owned(self, partitions: Iterable[Partition]) -> None:
+        """From here on these partitions, and no others, are this worker's.
+
+        Called after every rebalance, before `apply` and `tick`; time passes in these partitions only.
+        """
         ...

@@ -12,28 +12,28 @@ clock, so that a rebuild decides alike.
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from features.day_buckets import ENGAGEMENTS, LONGEST_DAYS, VISITS, pack, unpack
 from features.windows import DAY_MS
-from schemas.cloudevents import read_headers
-from schemas.codec import decode, encode
-from schemas.errors import DeadLetterReason, InvalidMessage
-from schemas.events import EngagementObserved, PinAggregated, VisitObserved
-from schemas.topics import ENGAGEMENT_OBSERVED, PIN_AGGREGATED, VISIT_OBSERVED
+from schemas.codec import encode
+from schemas.errors import DeadLetterReason
+from schemas.events import PinAggregated
+from schemas.topics import ENGAGEMENT_OBSERVED, PIN_AGGREGATED, VISIT_OBSERVED, Topic
 
 from .positions import Partition
+from .step_events import event_or_letter, pin_key
 from .steps import Output, RawEvent, StepResult, TurnedDown
 from .window_store import PinKey, WindowStore, WindowWrites, id_key
 from .window_sweep import Found, Sweeps
 
-_KINDS: dict[str, tuple[int, type[VisitObserved] | type[EngagementObserved]]] = {
-    VISIT_OBSERVED.name: (VISITS, VisitObserved),
-    ENGAGEMENT_OBSERVED.name: (ENGAGEMENTS, EngagementObserved),
+_KINDS: dict[str, tuple[int, Topic]] = {
+    VISIT_OBSERVED.name: (VISITS, VISIT_OBSERVED),
+    ENGAGEMENT_OBSERVED.name: (ENGAGEMENTS, ENGAGEMENT_OBSERVED),
 }
 _HIGH = "high_day"
 _DIGEST_BYTES = 16
@@ -81,9 +81,9 @@ class WindowsStep:
         had = self._store.positions
         return {partition: had[partition] for partition in partitions if partition in had}
 
-    def own(self, partitions: frozenset[int]) -> None:
+    def owned(self, partitions: Iterable[Partition]) -> None:
         """See `PartitionOwner`: only these partitions' Pins are told when time passes."""
-        self._owned = partitions
+        self._owned = frozenset(number for _, number in partitions)
         writes = WindowWrites()
         self._follow_the_day(writes)
         self._store.write(writes)
@@ -112,17 +112,15 @@ class WindowsStep:
             had = writes.positions.get(partition, self._store.positions.get(partition, 0))
             repeated = event.offset < had
             writes.positions[partition] = max(had, event.offset + 1)
-            try:
-                one = _decoded(event, repeated)
-            except InvalidMessage as error:
-                letters.append(TurnedDown(event, error.reason, error.detail))
+            one = _seen(event, repeated)
+            if isinstance(one, TurnedDown):
+                letters.append(one)
                 counts["dead_lettered"] += 1
-                continue
-            if not repeated and ids.counted_before(event):
+            elif not repeated and ids.counted_before(event):
                 counts["duplicate"] += 1
-                continue
-            counts["redelivered"] += repeated
-            seen.append(one)
+            else:
+                counts["redelivered"] += repeated
+                seen.append(one)
         writes.ids = ids.new
         for (topic, number), before in ids.needed_from().items():
             # Once a day: every range that is deleted costs each later look-up something.
@@ -204,23 +202,14 @@ class WindowsStep:
         self._store.close()
 
 
-def _decoded(event: RawEvent, repeated: bool) -> _Seen:
-    """Raises InvalidMessage for what is no event of its topic, is keyed wrong or comes from the future."""
-    kind, model = _KINDS[event.topic]
-    try:
-        one = decode(model, event.value)
-    except InvalidMessage as error:
-        named = read_headers(event.headers).get("ce_type", event.topic)
-        if named != event.topic:
-            detail = f"ce_type is {named[:100]}; {error.detail}"
-            raise InvalidMessage(DeadLetterReason.UNKNOWN_VERSION, detail) from error
-        raise
-    if event.key != b"%d" % one.pin_id:
-        detail = f"the key is {(event.key or b'')[:64]!r}, expected b'{one.pin_id}' (pin_id as text)"
-        raise InvalidMessage(DeadLetterReason.KEY_MISMATCH, detail)
+def _seen(event: RawEvent, repeated: bool) -> _Seen | TurnedDown:
+    kind, topic = _KINDS[event.topic]
+    one: Any = event_or_letter(event, topic, pin_key)
+    if isinstance(one, TurnedDown):
+        return one
     if one.occurred_at_ms > event.ingested_at_ms + DAY_MS:
         detail = f"occurred_at_ms is {one.occurred_at_ms}, more than a day after it came in"
-        raise InvalidMessage(DeadLetterReason.FUTURE_EVENT, detail)
+        return TurnedDown(event, DeadLetterReason.FUTURE_EVENT, detail)
     return _Seen(event.partition, one.pin_id, kind, one.occurred_at_ms // DAY_MS, repeated)
 
 

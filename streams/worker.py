@@ -28,7 +28,7 @@ from .fetched import Fetched
 from .in_flight import InFlight
 from .intake import Assignment, Handover, Intake
 from .kafka import KafkaClients, KafkaSettings
-from .outlet import DeliveryFailed, Outlet
+from .outlet import Outlet
 from .positions import position_meta
 from .sources import enrichment_sources
 from .state_cache import CachedStore
@@ -78,15 +78,16 @@ class PartitionsLost(Exception):
     """A worker was away for so long that its partitions went to another one."""
 
 
-TROUBLE = (DeliveryFailed, RetryableError, PartitionsLost, KafkaException)
+TROUBLE = (RetryableError, PartitionsLost, KafkaException)
 """After these the connections are closed and opened again; nothing was committed that is not done."""
 
 
 class EnrichmentWorker:
     """One process of the group. `run` works until told to stop; an exception out of it is a reason to exit.
 
-    Raises Refused for state of another cluster or topics that do not fit, and RetryableError when no
-    broker answers at the start; later it waits for one.
+    Raises Refused for state of another cluster or topics that do not fit, `outlet.DeliveryFailed` when
+    the broker refuses a row for good, and RetryableError when none answers at the start; later it waits
+    for one.
     """
 
     def __init__(  # noqa: PLR0917 - the composition root's, each of its own kind
@@ -128,7 +129,6 @@ class EnrichmentWorker:
     def start(self) -> None:
         """Connect and join the group."""
         self._in_flight = InFlight()
-        self._lost = False
         self._outlet = Outlet(self._kafka, self._settings.name, self._clients)
         handover = Handover(self._begin, self._finish, self._abandon, self._watchdog.beat)
         self._intake = Intake(
@@ -156,9 +156,6 @@ class EnrichmentWorker:
     def _turn(self) -> None:
         self._contact = self._clock()
         fetched = self._intake.read(self._settings.batch_events, self._settings.poll_seconds)
-        if self._lost:
-            # What is queued in the producer may be older than what the new owner has sent by now.
-            raise PartitionsLost("the group gave the partitions to another worker")
         towers = self._live_towers()
         if self._backfill.drops([tower.version for tower in towers]):
             self._settle()
@@ -267,7 +264,9 @@ class EnrichmentWorker:
         """The partitions are somebody else's already: nothing of them is produced or committed."""
         self._in_flight = InFlight()
         self._flush.drop()
-        self._lost = True
+        # What is still queued may be older than what the new owner has sent by now.
+        self._outlet.drop()
+        self._outlet = Outlet(self._kafka, self._settings.name, self._clients)
 
     def _reopen(self, trouble: Exception, stopped: Callable[[], bool]) -> None:
         """Let go of everything that is not acknowledged, and begin again from what is committed."""

@@ -114,7 +114,11 @@ class Storm:
 
     def _stop(self, slot: Slot, fault: Fault) -> None:
         self._fleet.stop(slot)
-        self._world.time.after(fault.seconds, lambda: self._fleet.want(slot))
+        self._world.time.after(fault.seconds, lambda: self._want(slot))
+
+    def _want(self, slot: Slot) -> None:
+        if not self.over:
+            self._fleet.want(slot)
 
     def _disk_loss(self, slot: Slot, fault: Fault) -> None:
         self._fleet.kill(slot)

@@ -183,6 +183,7 @@ class Scheduler:
         limit = self.steps + steps
         while True:
             self.time.fire_due()
+            self.processes = [process for process in self.processes if not process.ended]
             if done():
                 return
             self.steps += 1
@@ -195,8 +196,6 @@ class Scheduler:
         if ready:
             process = ready[0] if len(ready) == 1 else self.rng.choice(ready)
             process.resume()
-            if process.ended:
-                self.processes.remove(process)
             return
         looks = [process.next_look for process in self.processes]
         self.time.now = max(self.time.now, min([self.time.next_event, *looks]))

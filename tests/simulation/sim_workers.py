@@ -1,13 +1,17 @@
 """The workers of one run: the real enrichment worker in simulated processes, started anew when they end."""
 
+import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
 from schemas.errors import RetryableError
+from streams import state_topic
+from streams import worker as worker_module
 from streams.kafka import KafkaClients, KafkaSettings
 from streams.telemetry import EnrichmentTelemetry
 from streams.worker import EnrichmentWorker, Times, WorkerSettings
@@ -75,6 +79,22 @@ class Knobs:
             # Its thread looks at simulated time, which is no measure for it.
             watchdog_seconds=1e9,
         )
+
+
+@contextmanager
+def shared_decoders() -> Iterator[None]:
+    """All simulated processes share the decoders, which keep nothing: making them takes most of a run."""
+    sources, decoder = worker_module.enrichment_sources, state_topic.StateRowDecoder
+    worker_module.enrichment_sources = _sources
+    state_topic.StateRowDecoder = _state_rows  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        worker_module.enrichment_sources, state_topic.StateRowDecoder = sources, decoder  # type: ignore[misc]
+
+
+_sources = functools.cache(worker_module.enrichment_sources)
+_state_rows = functools.cache(state_topic.StateRowDecoder)
 
 
 class Fleet:

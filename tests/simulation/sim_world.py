@@ -26,7 +26,7 @@ from .history import History, SnapshotReader, Violation
 from .scheduler import Scheduler, Stuck
 from .sim_broker import Network, SimBroker
 from .sim_log import SimTopics
-from .sim_workers import SERVING, SESSION_SECONDS, Fleet, Knobs, Slot
+from .sim_workers import SERVING, SESSION_SECONDS, Fleet, Knobs, Slot, shared_decoders
 from .workload import Sent, workload
 
 _STORM_SECONDS = 8.0
@@ -68,7 +68,7 @@ class _World:
     def run(self) -> Outcome:
         """The whole run; violations are in the outcome."""
         try:
-            with _quiet():
+            with _quiet(), shared_decoders():
                 self._rage()
                 self._come_to_rest()
                 self._check_at_rest()

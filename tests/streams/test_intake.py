@@ -17,9 +17,9 @@ from streams.telemetry import EnrichmentTelemetry
 
 
 class _ShortTopic:
-    """A consumer of a topic whose first 50 events were deleted."""
+    """A topic whose first 50 events were deleted."""
 
-    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+    def watermarks(self, topic: str, number: int) -> tuple[int, int]:
         return 50, 90
 
 
@@ -30,9 +30,10 @@ def test_events_that_are_gone_are_counted_and_named_in_the_log(caplog: pytest.Lo
     )
     made = Intake.__new__(Intake)  # without the connection that its constructor makes
     made._store, made._telemetry = store, EnrichmentTelemetry(metrics)
-    consumer: Any = _ShortTopic()
+    topic: Any = _ShortTopic()
+    made._state = topic
 
-    start = made._start(consumer, TopicPartition("pin.changed.v1", 3, 45), Restored())
+    start = made._start(TopicPartition("pin.changed.v1", 3, 45), Restored())
 
     assert start.offset == 50
     labels = {"topic": "pin.changed.v1"}

@@ -119,7 +119,7 @@ def test_references_are_fetched_before_what_refers_to_them(
 def test_schemas_that_refer_to_each_other_without_end_are_refused(
     double: RegistryDouble, registries: Registries
 ) -> None:
-    refers = {"references": [{"name": "a", "subject": "s", "version": 1}]}
+    refers: dict[str, Any] = {"references": [{"name": "a", "subject": "s", "version": 1}]}
     double.add(1, "top", **refers)
     double.by_subject[("s", 1)] = {"subject": "s", "version": 1, "id": 2, "schema": "A"} | refers
 
@@ -212,7 +212,7 @@ def test_a_wrong_password_is_refused_and_never_repeated(
 
 
 def test_the_password_is_in_no_repr() -> None:
-    settings = RegistrySettings(url="https://r:1", username=USER, password=PASSWORD)  # type: ignore[arg-type]
+    settings = RegistrySettings(url="https://r:1", username=USER, password=PASSWORD)
 
     assert "planted" not in repr(settings) + str(settings) + settings.model_dump_json()
 

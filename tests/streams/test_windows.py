@@ -13,6 +13,8 @@ from streams.windows import RESULTS, WindowsStep
 
 from .window_events import FIRST_DAY, PARTITIONS, Log, Told, oracle, settle, step_at, value_of
 
+_LANES = [(VISIT_OBSERVED.name, 0), (VISIT_OBSERVED.name, 1)]
+
 
 def _ms(day: int) -> int:
     return (FIRST_DAY + day) * DAY_MS
@@ -220,14 +222,14 @@ def test_by_the_walls_clock_the_day_is_the_ticks(tmp_path: Path) -> None:
 
 def test_partitions_of_another_worker_are_not_told_of(tmp_path: Path) -> None:
     log, told, step = Log(), Told(), step_at(tmp_path)
-    step.own(frozenset({0, 1}))
+    step.owned(_LANES)
     step.apply([log.add(1, 99), log.add(2, 99)])
-    step.own(frozenset({0}))
+    step.owned(_LANES[:1])
     step.apply([log.add(4, 100)])
     settle(step, told)
     assert told.rows == {2: (100, ([1] * 4, [0] * 4))}
     # Back again: what time has done meanwhile is told now.
-    step.own(frozenset({0, 1}))
+    step.owned(_LANES)
     settle(step, told)
     assert told.rows[1] == (100, ([1] * 4, [0] * 4))
     step.close()
@@ -321,7 +323,8 @@ class _World:
         self.step.close()
         self.life += 1
         self.step = self._open()
-        had = [one for one in self.log.after({}) if one.offset < self.committed.get((one.topic, one.partition), 0)]
+        at = self.committed
+        had = [one for one in self.log.after({}) if one.offset < at.get((one.topic, one.partition), 0)]
         self.told.result(self.step.apply(had))
 
 

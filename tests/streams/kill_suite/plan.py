@@ -37,7 +37,7 @@ class Plan:
     """Fewest and most at a time."""
     seed: int = 0
     events_per_second: float = 500.0
-    batch_events: int = 32
+    batch_events: int = 16
     session_timeout_ms: int = 1_500
     flush_seconds: float = 1.0
     snapshot_seconds: float | None = None

@@ -17,6 +17,12 @@ EXIT_SECONDS = 15.0
 _LOG_TAIL = 2_000
 
 
+def python(module: str, arguments: list[str], options: dict[str, str]) -> list[str]:
+    """The command that runs a module of this repository."""
+    named = [f"--{option}={value}" for option, value in options.items()]
+    return [sys.executable, "-m", module, *arguments, *named]
+
+
 @dataclass(frozen=True)
 class Exit:
     """A process that ended by itself."""
@@ -137,8 +143,7 @@ class Fleet:
         return self._child(name, "tests.streams.enrichment_process", arguments, options)
 
     def _child(self, name: str, module: str, arguments: list[str], options: dict[str, str]) -> Child:
-        named = [f"--{option}={value}" for option, value in options.items()]
-        return Child(name, [sys.executable, "-m", module, *arguments, *named], self.root / f"{name}.log")
+        return Child(name, python(module, arguments, options), self.root / f"{name}.log")
 
     def disk(self, name: str) -> Path:
         """The state directory of a worker."""

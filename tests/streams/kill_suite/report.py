@@ -67,9 +67,7 @@ class Report:
             "seconds": round(self.seconds, 1),
             **self.anomalies.counts(),
             "redelivered_share": round(self.anomalies.redelivered_share, 4),
-            "snapshots": {
-                name: count for name, count in asdict(self.snapshots).items() if name != "last_covers"
-            },
+            "snapshots": asdict(self.snapshots),
             "recovery_seconds": {
                 act: _spread([o.seconds for o in self.recoveries if o.act == act]) for act in acts
             },

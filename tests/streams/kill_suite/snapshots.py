@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from index.snapshots import list_snapshots, read_snapshot
@@ -42,7 +42,6 @@ class SnapshotFaults:
     """Snapshots that cover more of one partition and less of another than the one before."""
     wrong_rows: int = 0
     """Rows that are not the fold of the published rows below the offsets that the manifest names."""
-    last_covers: dict[int, int] = field(default_factory=dict)
 
 
 class SnapshotReader:
@@ -70,10 +69,15 @@ class SnapshotReader:
                     self.refused[snapshot_id] = str(error)
 
     @property
-    def covers(self) -> dict[int, int]:
+    def newest(self) -> Snapshot:
+        """The one that covers most; an empty one before the first."""
+        seen = [Snapshot("none", {}, {}, 0), *self.seen.copy().values()]
+        return max(seen, key=lambda one: sum(one.offsets.values()))
+
+    @property
+    def covers(self) -> Mapping[int, int]:
         """Partition -> offset that the newest snapshot covers."""
-        newest = max(self.seen.copy().values(), key=lambda one: sum(one.offsets.values()), default=None)
-        return dict(newest.offsets) if newest else {}
+        return self.newest.offsets
 
     def close(self) -> None:
         """End the thread and read what is left."""
@@ -109,7 +113,6 @@ def judge(reader: SnapshotReader, published: Sequence[Published]) -> SnapshotFau
         wanted = fold.up_to(one.offsets)
         faults.wrong_rows += sum(wanted.get(pin) != one.rows.get(pin) for pin in wanted.keys() | one.rows)
         before = one
-    faults.last_covers = reader.covers
     return faults
 
 

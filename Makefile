@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check mutate format bench debian clean
+.PHONY: help setup demo test test-slow check mutate format schemas bench peers debian clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,12 +41,24 @@ format: setup ## rewrite the code the way `make check` wants it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+schemas: setup ## rewrite the checked-in schemas and docs/asyncapi.yaml from the declarations
+	$(BIN)/python -m tests.schemas.checked_in
+
 bench: setup ## every benchmark in full; results go to benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Each peer in an environment of its own: they pin older versions of what we use.
+PEERS := faust quix bytewax
+peers: $(PEERS:%=.venv-peers/%/.stamp) ## environments of the frameworks that `make bench` compares with
+
+.venv-peers/%/.stamp: benchmarks/peers/%/requirements.txt
+	$(PYTHON) -m venv .venv-peers/$*
+	.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 debian: ## Debian packages some tests use (they skip with a reason elsewhere)
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus chromium
 
 clean: ## remove what the project made here, the environment included
-	rm -rf $(VENV) var build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-peers var build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from confluent_kafka import Consumer
 
+from benchmarks.enrich_workload import Events, poisoned
 from features.definitions import registry
 from features.pin_state import PIN_RECORD
 from features.store import RocksStore
@@ -26,7 +27,7 @@ BATCH = 8192
 BATCHES = 12
 
 
-def _batches(made: list[tuple[bytes, bytes]]) -> list[SourceBatch]:
+def _batches(made: Events) -> list[SourceBatch]:
     source = enrichment_sources()[PIN_CHANGED.name]
     batches = []
     for start in range(0, min(len(made), BATCH * BATCHES), BATCH):
@@ -43,9 +44,7 @@ def _rate(events: int, work: Callable[[], None]) -> float:
     return events / (time.perf_counter() - start)
 
 
-def stages(
-    settings: KafkaSettings, made: list[tuple[bytes, bytes]], data: Path, version: str
-) -> dict[str, float]:
+def stages(settings: KafkaSettings, made: Events, data: Path, version: str) -> dict[str, float]:
     """Consume, decode, state (read, fold, write), tower and produce (rows and their acknowledgement)."""
     batches = _batches(made)
     events = sum(map(len, batches))
@@ -107,24 +106,15 @@ def _consume(settings: KafkaSettings, count: int) -> float:
     return rate
 
 
-def isolation(made: list[tuple[bytes, bytes]]) -> dict[str, float]:
+def isolation(made: Events) -> dict[str, float]:
     """Milliseconds to decode a batch that is clean, that holds one pill, and in which 1 % are pills."""
-    (clean, *_) = _batches(made)
-    return {
-        "clean_ms": _milliseconds(clean),
-        "one_pill_ms": _milliseconds(_poisoned(clean, len(clean) // 2, len(clean))),
-        "one_percent_ms": _milliseconds(_poisoned(clean, 50, 100)),
+    made = made[:BATCH]
+    cases = {
+        "clean_ms": made,
+        "one_pill_ms": poisoned(made, len(made), len(made) // 2),
+        "one_percent_ms": poisoned(made, 100),
     }
-
-
-def _poisoned(batch: SourceBatch, first: int, step: int) -> SourceBatch:
-    values = list(batch.values)
-    for place, row in enumerate(range(first, len(values), step)):
-        value = values[row] or b""
-        values[row] = value[:-1] if place % 2 else value.replace(b'"active"', b'"broken"')
-    return SourceBatch(
-        batch.source, batch.keys, values, batch.partitions, batch.offsets, batch.offsets, batch.event_type
-    )
+    return {name: _milliseconds(_batches(case)[0]) for name, case in cases.items()}
 
 
 def _milliseconds(batch: SourceBatch) -> float:

@@ -2,45 +2,100 @@
 
 import os
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in __all__
 
-from schemas.topics import PIN_CHANGED
+from schemas.topics import PIN_CHANGED, TOPICS
 from schemas.vectors import CONTENT_DIMENSION, encode_fp16
-from streams.embedded_broker import EmbeddedBroker, default_topics
-from streams.kafka import KafkaSettings, ensure_topics, producer_config
-from streams.local_kafka import local_kafka
+from streams.embedded_broker import (
+    PARTITION_MAX_BYTES,
+    PARTITION_MAX_MESSAGES,
+    EmbeddedBroker,
+    default_topics,
+)
+from streams.kafka import KafkaSettings, producer_config
+from streams.local_kafka import LocalKafka
 
 PINS = 100_000
+FIRST_MS = 1_700_000_000_000
+SEED = 20
+
+WARM_UP_TOPIC = "bench-warm-up"
+WARM_UP_BYTES = 300 << 20
+
 _VECTORS = 2048
 _CHUNK = 5000
-FIRST_MS = 1_700_000_000_000
+_FULL = 0.8
+"""Share of an embedded broker's partition that is filled: keys do not fall on all of them evenly."""
+
+Events = list[tuple[bytes, bytes]]
+"""(key, value) of each."""
 
 
-def events(count: int, seed: int) -> list[tuple[bytes, bytes]]:
-    """(key, value) of `count` partial updates over `PINS` Pins: attributes, placements, content."""
-    rng = np.random.default_rng(seed)
-    vectors = [encode_fp16(row.tolist()) for row in rng.normal(size=(_VECTORS, CONTENT_DIMENSION))]
+@dataclass(frozen=True)
+class Workload:
+    """What is on the source topic. `bytes` pads an event with a field that nobody knows.
+
+    `poison_every`: each so many-th event is bad, by turns cut off (no JSON) and with a status that no
+    Pin has.
+    """
+
+    spelling: Literal["base64", "array", "none"] = "base64"
+    bytes: int = 0
+    poison_every: int | None = None
+    partitions: int = PIN_CHANGED.partitions
+
+
+def events(count: int, workload: Workload | None = None) -> Events:
+    """`count` partial updates over `PINS` Pins: attributes, placements, content."""
+    workload = workload or Workload()
+    rng = np.random.default_rng(SEED)
+    vectors = _vectors(rng.normal(size=(_VECTORS, CONTENT_DIMENSION)), workload.spelling)
     pins = rng.integers(0, PINS, count).tolist()
     stores = rng.integers(0, 115, (_VECTORS, 10)).tolist()
-    made: list[tuple[bytes, bytes]] = []
+    # Not one letter over and over: compression must not make the padding free.
+    padding = rng.bytes(1 << 16).hex()
+    made: Events = []
     for number, pin in enumerate(pins):
+        stored, vector = stores[number % _VECTORS], vectors[number % _VECTORS]
         value = (
             f'{{"pin_id":{pin},"occurred_at_ms":{FIRST_MS + number},"status":"active",'
             f'"advertiser_id":{pin % 2500},"price_micros":{990_000 + number},"bid_micros":{100_000 + pin},'
             f'"daily_budget_micros":50000000,"starts_at_ms":{FIRST_MS},"interest_targeting":true,'
-            f'"auto_targeting":false,"display_stores":{stores[number % _VECTORS]},'
-            f'"content_embedding":"{vectors[number % _VECTORS]}"}}'
+            f'"auto_targeting":false,"display_stores":{stored}{vector}}}'
         )
-        made.append((b"%d" % pin, value.replace(" ", "").encode()))
-    return made
+        value = _padded(value.replace(" ", ""), workload.bytes, padding[number % 4096 :])
+        made.append((b"%d" % pin, value.encode()))
+    return made if workload.poison_every is None else poisoned(made, workload.poison_every)
+
+
+def _vectors(numbers: np.ndarray[tuple[int, int], np.dtype[np.float64]], spelling: str) -> list[str]:
+    if spelling == "none":
+        return [""] * len(numbers)
+    if spelling == "base64":
+        return [f',"content_embedding":"{encode_fp16(row)}"' for row in numbers.tolist()]
+    return [f',"content_embedding":[{",".join(f"{x:.9f}" for x in row)}]' for row in numbers.tolist()]
+
+
+def _padded(value: str, size: int, padding: str) -> str:
+    missing = size - len(value) - len(',"note":""')
+    return value if missing <= 0 else f'{value[:-1]},"note":"{padding[:missing]}"}}'
+
+
+def poisoned(made: Events, every: int, first: int | None = None) -> Events:
+    """The events with one bad one in `every`, the first of them at row `first`."""
+    bad = list(made)
+    for place, row in enumerate(range(every // 2 if first is None else first, len(made), every)):
+        key, value = made[row]
+        bad[row] = (key, value[:-1] if place % 2 else value.replace(b'"active"', b'"broken"'))
+    return bad
 
 
 @dataclass(frozen=True)
@@ -51,95 +106,54 @@ class Broker:
     kind: str
 
 
+def fits(count: int, event_bytes: int, partitions: int) -> int:
+    """How many of `count` events the broker that will be started keeps."""
+    if os.environ.get("KAFKA_HOME"):
+        return count
+    room = min(PARTITION_MAX_MESSAGES, PARTITION_MAX_BYTES // event_bytes)
+    return min(count, int(room * partitions * _FULL))
+
+
 @contextmanager
-def broker(extra_topics: dict[str, int]) -> Iterator[Broker]:
-    """A real Kafka when KAFKA_HOME is set, else the embedded broker. `extra_topics`: name -> partitions."""
+def broker(partitions: int, extra_topics: Mapping[str, int] | None = None) -> Iterator[Broker]:
+    """A real Kafka when KAFKA_HOME is set, else the embedded broker; topics have at most `partitions`."""
     home = os.environ.get("KAFKA_HOME")
+    topics = {name: min(count, partitions) for name, count in default_topics().items()}
+    topics |= dict(extra_topics or {})
     with ExitStack() as stack:
-        if home is None:
-            topics = default_topics() | extra_topics
+        if not home:
             address = stack.enter_context(EmbeddedBroker(topics.items())).bootstrap_servers
             yield Broker(KafkaSettings(bootstrap_servers=address), "embedded broker")
             return
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        address = stack.enter_context(local_kafka(Path(home), folder / "kafka"))
-        settings = KafkaSettings(bootstrap_servers=address)
-        ensure_topics(settings)
-        new = [NewTopic(name, partitions, 1) for name, partitions in extra_topics.items()]
+        address = stack.enter_context(LocalKafka(Path(home), folder / "kafka")).bootstrap_servers
         admin = AdminClient({"bootstrap.servers": address})
-        for future in admin.create_topics(new).values() if new else ():
+        compacted = {topic.name for topic in TOPICS.values() if topic.compacted}
+        new = [
+            NewTopic(name, count, 1, config={"cleanup.policy": "compact"} if name in compacted else {})
+            for name, count in topics.items()
+        ]
+        for future in admin.create_topics(new).values():
             future.result(15)
-        yield Broker(settings, "Kafka")
+        yield Broker(KafkaSettings(bootstrap_servers=address), "Kafka")
 
 
-def publish(settings: KafkaSettings, made: list[tuple[bytes, bytes]]) -> None:
-    """Put the events on pin.changed.v1, acknowledged."""
+def warm_up(settings: KafkaSettings, made: Events) -> None:
+    """Put the events on a topic that nobody reads, often enough for the broker's JVM to have compiled itself.
+
+    Without it a row costs a fresh broker three times the processor time, and whoever runs first pays.
+    """
+    size = sum(len(value) for _, value in made)
+    for _ in range(-(-WARM_UP_BYTES // size)):
+        publish(settings, made, WARM_UP_TOPIC)
+
+
+def publish(settings: KafkaSettings, made: Events, topic: str = PIN_CHANGED.name) -> None:
+    """Put the events on a topic, acknowledged."""
     producer = Producer(producer_config(settings))
     for start in range(0, len(made), _CHUNK):
         chunk = [{"key": key, "value": value} for key, value in made[start : start + _CHUNK]]
-        producer.produce_batch(PIN_CHANGED.name, chunk)
+        producer.produce_batch(topic, chunk)
         producer.poll(0)
     if producer.flush(60):
         raise RuntimeError("the broker did not take the benchmark's events in 60 s")
-
-
-class GroupProgress:
-    """Reads how far a group has committed, from outside of its processes."""
-
-    def __init__(self, settings: KafkaSettings, group: str) -> None:
-        self._consumer = Consumer(
-            {"bootstrap.servers": settings.bootstrap_servers, "group.id": group, "enable.auto.commit": False}
-        )
-        self._partitions = [TopicPartition(PIN_CHANGED.name, n) for n in range(PIN_CHANGED.partitions)]
-
-    def committed(self) -> int:
-        """Events committed, over all partitions; 0 while the group's coordinator is still starting."""
-        try:
-            answer = self._consumer.committed(self._partitions, timeout=10)
-        except KafkaException:
-            return 0
-        return sum(max(0, one.offset) for one in answer)
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._consumer.close()
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Events per second between the first and the last commit seen, and how many events that were."""
-
-    events_per_second: float
-    events: int
-    seconds: float
-    complete: bool
-
-
-_START_UP_SECONDS = 25.0
-"""Until the first commit: importing torch, joining, and the rebalance when a second process joins."""
-
-
-def watch(progress: GroupProgress, total: int, limit_seconds: float) -> Rate:
-    """Watch a group until it has committed `total` events, or for `limit_seconds` after its first commit.
-
-    Before the first commit it waits `_START_UP_SECONDS`.
-    """
-    begun = time.perf_counter()
-    first: tuple[float, int] | None = None
-    last = (begun, 0)
-    while last[1] < total:
-        now, count = time.perf_counter(), progress.committed()
-        if count > last[1]:
-            last = (now, count)
-            first = first or last
-        if now - first[0] > limit_seconds if first else now - begun > _START_UP_SECONDS:
-            break
-        time.sleep(0.02)
-    if first is None:
-        return Rate(0.0, 0, 0.0, complete=False)
-    if last[0] == first[0]:
-        # All of it came with one commit: what is left to divide by is the time since the start, start-up
-        # and rebalance included, so the rate is far too low rather than too high.
-        return Rate(last[1] / (last[0] - begun), last[1], last[0] - begun, complete=last[1] >= total)
-    seconds, count = last[0] - first[0], last[1] - first[1]
-    return Rate(count / seconds, count, seconds, complete=last[1] >= total)

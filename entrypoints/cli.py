@@ -12,7 +12,19 @@ from rich.markup import escape
 
 from schemas.errors import Refused, RetryableError
 
-from . import cli_dlq, cli_inspect, cli_processes, cli_release, cli_schema
+from . import (
+    cli_dlq,
+    cli_doctor,
+    cli_events,
+    cli_inspect,
+    cli_processes,
+    cli_release,
+    cli_schema,
+    cli_ship,
+    cli_skew,
+    cli_stream,
+    cli_training_rows,
+)
 from .output import EXIT_REFUSED, EXIT_UNAVAILABLE, messages
 
 app = typer.Typer(
@@ -48,6 +60,12 @@ cli_release.register(app)
 cli_schema.register(app)
 cli_inspect.register(app)
 cli_dlq.register(app)
+cli_doctor.register(app)
+cli_events.register(app)
+cli_stream.register(app)
+cli_ship.register(app)
+cli_skew.register(app)
+cli_training_rows.register(app)
 
 
 def main() -> None:

@@ -219,8 +219,8 @@ def replay(  # noqa: PLR0913, PLR0917 - options, each with a default
     A letter that is put back is a new message: an old partial update is applied as a change of now, and may
     overwrite newer values of the same fields. --dry-run shows every letter's age; --max-age leaves old ones.
 
-    Letters that the present schema would turn down again are left where they are (and counted), unless --force.
-    A kill in the middle can put back twice the one letter in flight; nothing is lost.
+    Letters that the present schema would turn down again stay where they are (and are counted), unless
+    --force. A kill in the middle can put back twice the one letter in flight; nothing is lost.
 
     Example: skewless dlq replay --topic pin.changed.v1 --reason model_error --max-age 1h --dry-run
     """

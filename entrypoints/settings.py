@@ -19,7 +19,10 @@ ENV_PREFIX = "SKEWLESS_"
 class Settings(BaseSettings):
     """Settings of every process. Durations and sizes carry their unit in the name."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+    # Without the last one an error would carry every value that came, secrets in clear.
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     data_dir: Path = Field(Path("var"), description="where towers, snapshots, releases, state and logs live")
     tier: str = Field("realtime", description="inventory tier that this process works for")
@@ -54,6 +57,15 @@ class Settings(BaseSettings):
     batch_events: int = Field(
         4096, ge=1, le=100_000, description="most events that one enrichment batch takes"
     )
+    state_flush_seconds: float = Field(
+        10.0, gt=0, description="how often changed Pin states go to pin.features.v1, for restores"
+    )
+    state_flush_chunk_pins: int = Field(
+        1024, ge=1, le=1_000_000, description="states written between two batches of a flush"
+    )
+    watchdog_seconds: float = Field(
+        120.0, ge=5, description="a worker with messages waiting and no progress for this long ends (exit 70)"
+    )
     device: str = Field("cpu", description="torch device of the towers: cpu, cuda, cuda:1")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one process's tower and index")
 
@@ -63,6 +75,49 @@ class Settings(BaseSettings):
     cut_every_seconds: float = Field(
         0.0, ge=0, description="cut this often whatever the hour; 0 leaves it to the clock above"
     )
+    windows_clock: Literal["event", "wall"] = Field(
+        "event", description="whose day ends the day windows: the newest event's or the wall's"
+    )
+    windows_dedupe_days: int = Field(
+        2, ge=0, le=30, description="a visit or engagement sent again within these days counts once; 0: again"
+    )
+    stream_stall_seconds: float = Field(
+        60.0, gt=0, description="`skewless stream` ends when messages wait and none moves for this long"
+    )
+
+    impression_time: Literal["served", "queried"] = Field(
+        "served", description="an impression's time; queried: the query's own, for replays of old data"
+    )
+    attribution_visit_seconds: int = Field(
+        86_400, ge=1, description="after an impression a visit may be credited to it for this long"
+    )
+    attribution_click_seconds: int = Field(86_400, ge=1, description="the same of a click")
+    attribution_save_seconds: int = Field(86_400, ge=1, description="the same of a save")
+    attribution_purchase_seconds: int = Field(
+        604_800, ge=1, description="the same of a purchase; rows wait for the longest of these"
+    )
+    attribution_redemption_seconds: int = Field(604_800, ge=1, description="the same of a redemption")
+    attribution_lateness_seconds: float = Field(
+        60.0, ge=0, description="disorder allowed inside one partition of a topic; later events are left out"
+    )
+    attribution_idle_seconds: float = Field(
+        300.0, ge=0, description="a topic silent for this long holds no window open; 0: it does for ever"
+    )
+    skew_window_seconds: float = Field(600.0, ge=10, description="how far back the skew monitor counts")
+    skew_grace_seconds: float = Field(
+        120.0, ge=0, description="after a release is published the version before it is right for this long"
+    )
+    skew_raise_seconds: float = Field(
+        30.0, ge=0, description="skew lasts this long before it is an alert (mixed answers: at once)"
+    )
+    skew_clear_seconds: float = Field(60.0, ge=0, description="and is over for this long before it is none")
+    skew_stream_share: float = Field(
+        0.05, ge=0, le=1, description="share of Pins without a row of the serving version that is an alert"
+    )
+    skew_query_share: float = Field(
+        0.01, ge=0, le=1, description="share of answers by a tower that is not released that is an alert"
+    )
+
     index_kind: Literal["auto", "flat", "ivf", "hnsw"] = Field(
         "auto", description="auto: flat up to 200,000 Pins, ivf above"
     )
@@ -121,6 +176,10 @@ class Settings(BaseSettings):
     def state_dir(self, worker: int) -> Path:
         """RocksDB of one enrichment worker."""
         return self.data_dir / "state" / f"worker-{worker}"
+
+    def stream_dir(self, worker: int) -> Path:
+        """State of one `skewless stream` process: a directory per step."""
+        return self.data_dir / "state" / f"stream-{worker}"
 
     def status_file(self, name: str) -> Path:
         """What a process last said about itself, for the console."""

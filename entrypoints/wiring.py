@@ -27,12 +27,14 @@ from serving.telemetry import ServingTelemetry
 from streams.cut_policy import CutPolicy, EventTimeCut, WallClockCut
 from streams.cutter import Cutter, CutterSettings, Surroundings
 from streams.embedded_topic import KafkaEmbeddedTopic
-from streams.kafka import consumer_config
+from streams.kafka import KafkaClients, consumer_config
 from streams.outlet import Outlet
 from streams.telemetry import EnrichmentTelemetry
-from streams.worker import EnrichmentWorker, WorkerSettings
+from streams.worker import EnrichmentWorker
+from streams.worker_settings import WorkerSettings
 
-from .kafka_connection import kafka_settings as kafka_settings
+from .kafka_connection import kafka_settings
+from .registry_connection import wire_formats
 from .settings import Settings
 
 _LIVE_POLL_SECONDS = 0.5
@@ -80,15 +82,24 @@ def enrichment_worker(
 ) -> Iterator[EnrichmentWorker]:
     """One enrichment worker with its own state, which is closed at the end."""
     name = f"worker-{worker}"
-    status_path = settings.status_file(name)
-    with RocksStore(settings.state_dir(worker), PIN_RECORD) as store:
+    how = WorkerSettings(
+        name=name,
+        tier=settings.tier,
+        batch_events=settings.batch_events,
+        flush_seconds=settings.state_flush_seconds,
+        flush_chunk_pins=settings.state_flush_chunk_pins,
+        watchdog_seconds=settings.watchdog_seconds,
+        status_path=settings.status_file(name),
+    )
+    with RocksStore(settings.state_dir(worker), PIN_RECORD) as store, wire_formats(settings) as formats:
         yield EnrichmentWorker(
             kafka_settings(settings),
-            WorkerSettings(name=name, batch_events=settings.batch_events, status_path=status_path),
+            how,
             store,
             LiveTowers(settings),
             EnrichmentTelemetry(metrics),
             time.monotonic,
+            KafkaClients(formats=formats),
         )
 
 

@@ -1,9 +1,9 @@
 """Batches of messages → columns, with the schema taken from the same pydantic declaration.
 
 This is the hot path's decoder: one call for thousands of messages instead of one per message. It
-accepts only what it can prove in bulk; a batch that it refuses is read again message by message with
-`codec.decode`, which names the bad ones (docs/adr/0002-batch-decoder.md says why polars parses and
-Arrow does not).
+accepts only what it can prove in bulk; a batch that it refuses is read again message by message, by
+`rows.RowReader` into the same columns or by `codec.decode`, which names the bad ones
+(docs/adr/0002-batch-decoder.md says why polars parses and Arrow does not).
 """
 
 import types

@@ -46,6 +46,6 @@ class SkewAlerted(BaseModel):
     share: Share = Field(description="share of what was counted that is skewed")
     threshold: Share
     versions: dict[Sha256Hex, Share] = Field(description="tower version -> share of what was counted")
-    serving_version: Sha256Hex | None
+    serving_version: Sha256Hex | None = Field(None, description="absent while no release is known")
     since_ms: EpochMs = Field(description="event time at which this state began")
     occurred_at_ms: EpochMs

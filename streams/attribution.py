@@ -138,6 +138,10 @@ class AttributionStep:
         self._telemetry.state_keys.set(self._store.estimated_keys())
         return StepResult(outputs, more=more)
 
+    def compact(self) -> None:
+        """Give back the room of closed windows on disk now."""
+        self._store.compact()
+
     def close(self) -> None:
         """See `Step`."""
         self._store.close()

@@ -15,10 +15,12 @@ from features.pin_state import Records
 from features.store import RecordStore
 from schemas.errors import DeadLetterReason, Refused
 
-from .decoding import DecodedBatch, decode_source
+from .decoding import DecodedBatch
 from .embedded_rows import EmbeddedRows, embedded_rows
+from .framed_batches import decode_framed
 from .pin_fold import FoldedPins, fold_pins
 from .sources import DeadLetter, Ints, SourceBatch, dead_letter
+from .wire_format import WireFormats
 
 Clock = Callable[[], float]
 """Monotonic seconds."""
@@ -61,14 +63,19 @@ class Enriched:
 
 
 def enrich(
-    batches: Sequence[SourceBatch], store: RecordStore, towers: Sequence[PinEmbedder], clock: Clock
+    batches: Sequence[SourceBatch],
+    store: RecordStore,
+    towers: Sequence[PinEmbedder],
+    clock: Clock,
+    formats: WireFormats | None = None,
 ) -> Enriched:
     """Decode, fold and embed. Every message ends up in a state or in a letter.
 
-    Raises Refused when a tower fails on every Pin of a batch, and whatever the store raises.
+    Raises Refused when a tower fails on every Pin of a batch, RetryableError while the schema registry
+    that `formats` needs is away, and whatever the store raises.
     """
     times = [clock()]
-    decoded = [(batch, decode_source(batch)) for batch in batches]
+    decoded = [(batch, decode_framed(batch, formats)) for batch in batches]
     times.append(clock())
     folded = fold_pins(store, decoded)
     times.append(clock())

@@ -21,7 +21,7 @@ import faust
 from schemas.errors import Refused, RetryableError
 
 from .positions import Partition
-from .stalls import StallDetector
+from .stalls import StallDetector, lag_of
 from .step_driver import StepDriver
 from .step_source import StepSource
 from .steps import RawEvent
@@ -168,10 +168,7 @@ class FaustLoop:
         name = self._driver.name
         standings = self._watch.standing(self._watch.partitions(self._driver.topics))
         had = sum(one.committed or 0 for one in standings.values())
-        lag = sum(
-            max(0, one.high - (one.low if one.committed is None else one.committed))
-            for one in standings.values()
-        )
+        lag = sum(map(lag_of, standings.values()))
         self._telemetry.position.labels(name).set(had)
         self._telemetry.lag_events.labels(name).set(lag)
         if self._driver.catching_up:

@@ -1,7 +1,8 @@
 """What the enrichment worker reads from Kafka: source batches, and where each partition starts."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,15 +107,16 @@ class Intake:
             self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        with _as_retryable():
+            self._take(consumer, partitions)
+
+    def _take(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if not partitions:
             self._handover.begin(Assignment({}, {}, np.empty(0, np.int64), Restored()))
             return
         restored = self._state.restore(sorted({one.partition for one in partitions}))
-        try:
-            committed = consumer.committed(partitions, timeout=_ASK_SECONDS)
-            starts = {(one.topic, one.partition): self._start(one, restored) for one in committed}
-        except KafkaException as error:
-            raise RetryableError(f"where to start: {error}") from error
+        committed = consumer.committed(partitions, timeout=_ASK_SECONDS)
+        starts = {(one.topic, one.partition): self._start(one, restored) for one in committed}
         consumer.assign([TopicPartition(*each, start.offset) for each, start in starts.items()])
         self.assigned = set(starts)
         self._silent_until = {
@@ -158,7 +160,8 @@ class Intake:
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._handover.finish()
+        with _as_retryable():
+            self._handover.finish()
         self._leave()
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -263,6 +266,19 @@ class Intake:
             self._closed = True
             self._consumer.close()
             self._state.close()
+
+
+@contextmanager
+def _as_retryable() -> Iterator[None]:
+    """For what runs in a callback of the client.
+
+    NOTE: a KafkaException raised by the client itself comes out of a callback as a bare KafkaError, which
+    is no exception: nothing can catch it (confluent-kafka 2.16.1).
+    """
+    try:
+        yield
+    except KafkaException as error:
+        raise RetryableError(f"Kafka, while partitions changed hands: {error}") from error
 
 
 def _is_event(message: Message) -> bool:

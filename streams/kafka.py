@@ -16,6 +16,7 @@ from schemas.topics import DEAD_LETTERED, TOPICS, Topic
 from schemas.transport import remote_hosts
 
 from .embedded_broker import CLUSTER_ID_PREFIX, WARNING
+from .wire_format import WireFormats
 
 Config = dict[str, str | int | float | bool]
 """What the constructors of confluent_kafka take. Holds the password in clear: never log one."""
@@ -27,10 +28,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KafkaClients:
-    """Makes the clients that a worker talks to Kafka with. A simulation puts its own in."""
+    """What a worker talks to Kafka with. A simulation puts its own clients in.
+
+    `formats` reads messages in Confluent's wire format; without it only plain JSON is read.
+    """
 
     consumer: Callable[[Config], Consumer] = lambda config: Consumer(config, logger=log)
     producer: Callable[[Config], Producer] = lambda config: Producer(config, logger=log)
+    formats: WireFormats | None = None
 
 
 class KafkaSettings(BaseModel):
@@ -39,7 +44,7 @@ class KafkaSettings(BaseModel):
     Raises Refused for an unencrypted connection to another host, unless `allow_plaintext`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     bootstrap_servers: str = "127.0.0.1:9092"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

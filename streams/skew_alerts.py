@@ -27,7 +27,7 @@ def default_rules() -> dict[SkewKind, AlertRule]:
     return {
         "mixed_responses": AlertRule(0.0, 0.0, 0, 60_000, 1),
         "stream_not_aligned": AlertRule(0.05, 0.01, 30_000, 60_000, 10),
-        "query_not_released": AlertRule(0.01, 0.0, 30_000, 60_000, 10),
+        "query_not_released": AlertRule(0.01, 0.002, 30_000, 60_000, 10),
     }
 
 

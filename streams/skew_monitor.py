@@ -76,7 +76,7 @@ class SkewMonitorStep:
 
     def apply(self, events: Sequence[RawEvent]) -> StepResult:
         """See `Step`."""
-        changes, letters, counts = Changes(), [], Counter[str]()
+        changes, letters, counts = Changes(), list[TurnedDown](), Counter[str]()
         dirty: set[BucketName] = set()
         for event in events:
             partition = (event.topic, event.partition)

@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import orjson
 
@@ -59,8 +58,7 @@ def bucket_key(name: BucketName) -> bytes:
 
 def put_bucket(changes: Changes, name: BucketName, bucket: Bucket) -> None:
     """Keep a bucket."""
-    fields: dict[str, Any] = asdict(bucket)
-    changes.puts[bucket_key(name)] = orjson.dumps(fields)
+    changes.puts[bucket_key(name)] = orjson.dumps(vars(bucket))
 
 
 def put_moves(changes: Changes, tier: str, moves: list[Move]) -> None:

@@ -17,11 +17,11 @@ class StallDetector:
     def __init__(self, limit_seconds: float) -> None:
         self._limit_seconds = limit_seconds
         self._moved_at: dict[Partition, tuple[int | None, float]] = {}
-        self._group_moved_at: float | None = None
+        self._group_moved_at = 0.0
 
     def restart(self) -> None:
         """Forget what was seen: nothing could move while the broker was away."""
-        self._moved_at, self._group_moved_at = {}, None
+        self._moved_at = {}
 
     def stalled(
         self, standings: Mapping[Partition, Standing], owned: frozenset[Partition], now_seconds: float
@@ -31,21 +31,22 @@ class StallDetector:
         A partition of ours with a lag has to move within the limit; and of a group with a lag some
         partition has to, whoever owns it: a group that hangs while it forms owns none.
         """
-        waiting = []
+        waiting = [partition for partition, standing in standings.items() if lag_of(standing) > 0]
         for partition, standing in standings.items():
             before = self._moved_at.get(partition)
-            lag = standing.high - (standing.committed if standing.committed is not None else standing.low)
-            if before is None or before[0] != standing.committed:
+            moved = before is None or before[0] != standing.committed
+            if moved or not waiting:
                 self._group_moved_at = now_seconds
-            if before is None or before[0] != standing.committed or lag <= 0:
+            if moved or partition not in waiting:
                 self._moved_at[partition] = (standing.committed, now_seconds)
-            if lag > 0:
-                waiting.append(partition)
-        if not waiting:
-            self._group_moved_at = now_seconds
         for partition in waiting:
             if partition in owned and now_seconds - self._moved_at[partition][1] > self._limit_seconds:
                 return f"{partition[0]}[{partition[1]}] has messages and stands still"
-        if waiting and now_seconds - (self._group_moved_at or now_seconds) > self._limit_seconds:
+        if waiting and now_seconds - self._group_moved_at > self._limit_seconds:
             return f"the group has messages in {len(waiting)} partitions and none of them moves"
         return None
+
+
+def lag_of(standing: Standing) -> int:
+    """Messages of a partition that the group has not acknowledged."""
+    return max(0, standing.high - (standing.low if standing.committed is None else standing.committed))

@@ -24,14 +24,13 @@ _TIMES = ("occurred_at_ms", "ingested_at_ms")
 _VECTOR = "content_embedding"
 _WRITTEN = tuple(name for name in PIN_RECORD.names or () if name != "partition")
 _ALWAYS = {"pin_id", CHANGED, AGGREGATED}
+_OF_NO_SOURCE = _ALWAYS | set(_TIMES)
+
+_AGGREGATED_FIELDS = set(PinAggregated.model_fields)
 
 SOURCE_FIELDS = {
-    AGGREGATED: tuple(
-        n for n in _WRITTEN if n in PinAggregated.model_fields and n not in {"pin_id", *_TIMES}
-    ),
-    CHANGED: tuple(
-        n for n in _WRITTEN if n not in PinAggregated.model_fields and n not in {CHANGED, AGGREGATED, *_TIMES}
-    ),
+    AGGREGATED: tuple(n for n in _WRITTEN if n in _AGGREGATED_FIELDS - _OF_NO_SOURCE),
+    CHANGED: tuple(n for n in _WRITTEN if n not in _AGGREGATED_FIELDS | _OF_NO_SOURCE),
 }
 """Record fields that each source alone sets: states of one Pin merge source by source."""
 

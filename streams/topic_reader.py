@@ -18,7 +18,7 @@ from .kafka import KafkaSettings, consumer_config, producer_config
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS = 10.0
+ASK_SECONDS = 5.0
 _GROUP = "skewless-reader"
 """Consumers have to name one; as partitions are assigned by hand, nobody joins it."""
 _CRITICAL = 2

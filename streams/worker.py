@@ -8,10 +8,7 @@ the compacted topic (`state_flush`), from which whoever takes a partition over r
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from confluent_kafka import KafkaException
@@ -23,7 +20,7 @@ from schemas.errors import RetryableError
 from schemas.topics import EMBEDDINGS_COUNTED
 
 from .backfill import Backfill
-from .enrichment import Clock, Enriched, PinEmbedder, enrich
+from .enrichment import Clock, PinEmbedder, enrich
 from .fetched import Fetched
 from .in_flight import InFlight
 from .intake import Assignment, Handover, Intake
@@ -37,6 +34,7 @@ from .state_rows import StateRows
 from .telemetry import EnrichmentTelemetry, tower_label
 from .watchdog import Watchdog
 from .worker_report import WorkerReport
+from .worker_settings import Times, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -45,33 +43,6 @@ LiveTowers = Callable[[], Sequence[PinEmbedder]]
 
 _FENCE_SHARE = 0.5
 """Of the session timeout: after that long without contact the coordinator is asked before producing."""
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """How one worker works. A batch is what came within `poll_seconds`, at most `batch_events`."""
-
-    name: str = "worker-0"
-    tier: str = "realtime"
-    batch_events: int = 8192
-    poll_seconds: float = 0.05
-    backfill_chunk_pins: int = 2048
-    flush_seconds: float = 10.0
-    flush_chunk_pins: int = 1024
-    drain_seconds: float = 5.0
-    """Longest time that a handover spends on flushing states; the next owner reads again what is left."""
-    retry_seconds: float = 1.0
-    watchdog_seconds: float = 120.0
-    status_path: Path | None = None
-    status_interval_seconds: float = 1.0
-
-
-@dataclass(frozen=True)
-class Times:
-    """The wall clock, and how to wait."""
-
-    wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-    pause: Callable[[float], None] = time.sleep
 
 
 class PartitionsLost(Exception):
@@ -150,7 +121,8 @@ class EnrichmentWorker:
             self._reopen(trouble, stopped)
 
     def stop(self) -> None:
-        """Leave the group."""
+        """Leave the group. What `run` has not finished is left to the next owner."""
+        self._discarding = True
         self._intake.close()
 
     def _turn(self) -> None:
@@ -174,7 +146,7 @@ class EnrichmentWorker:
         """Enrich a batch while the one before it is on its way; then settle that one and let this one go."""
         if fetched.known:
             self._catch_up(fetched, towers)
-        enriched = enrich(fetched.batches, self._store, towers, self._clock)
+        enriched = enrich(fetched.batches, self._store, towers, self._clock, self._clients.formats)
         self._settle()
         start = self._clock()
         self._store.put_many(
@@ -195,7 +167,7 @@ class EnrichmentWorker:
 
     def _catch_up(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
         """Fold what another owner has emitted and committed. Towers say, as they did there, what fails."""
-        enriched: Enriched = enrich(fetched.known, self._store, towers, self._clock)
+        enriched = enrich(fetched.known, self._store, towers, self._clock, self._clients.formats)
         self._store.put_many(enriched.pin_ids, enriched.records, enriched.tails)
         self._flush.note(enriched.pin_ids, {})
         self._report.caught_up(fetched.known)

@@ -63,8 +63,8 @@ def test_commands_that_the_docs_name_exist() -> None:
         check=True,
         cwd=ROOT,
     ).stdout
-    commands = set(re.findall(r"^  ([a-z]+)  ", help_text, re.MULTILINE))
-    named = {name for page in PAGES for name in re.findall(r"`skewless ([a-z]+)", page.read_text("utf-8"))}
+    commands = set(re.findall(r"^  ([a-z-]+)  ", help_text, re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"`skewless ([a-z-]+)", page.read_text("utf-8"))}
 
     assert commands, help_text
     assert named - commands == set()

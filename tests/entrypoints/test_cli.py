@@ -36,6 +36,12 @@ COMMANDS = (
     "release audit",
     "towers list",
     "towers live",
+    "dlq list",
+    "dlq show",
+    "dlq replay",
+    "events validate",
+    "events tail",
+    "doctor",
 )
 
 

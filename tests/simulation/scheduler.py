@@ -126,12 +126,18 @@ class Process:
         """When it wants to run without anything happening before."""
         return _FOR_EVER if self.ended else max(self._wake_at, self.paused_until)
 
-    def call(self, name: str) -> None:
-        """A call into the world: faults may strike here, others may run before it goes on."""
+    def call(self, name: str, *, hand_over: bool = False) -> None:
+        """A call into the world: faults may strike here, others may run before it goes on.
+
+        `hand_over`: rows are being given to the producer. A process may die there, but it is not stopped
+        there unless the world is `strict`: see `Scheduler`.
+        """
         self.check_alive()
         self._world.time.now += CALL_SECONDS
         self._world.trace(self.name, name)
         self.on_call(self, name)
+        if hand_over and not self._world.strict:
+            return
         if self.paused or self._world.rng.random() < _YIELDS:
             self.block(self._world.time.now)
 
@@ -160,10 +166,15 @@ def _never() -> bool:
 
 
 class Scheduler:
-    """Runs the processes of one seed, one at a time, and moves time when all of them wait."""
+    """Runs the processes of one seed, one at a time, and moves time when all of them wait.
 
-    def __init__(self, rng: random.Random) -> None:
-        self.rng, self.time = rng, Timeline()
+    `strict`: a process may also be stopped between two rows that it gives to the producer, which is after
+    it has asked whether it may. Nothing outside of the broker can close that gap of microseconds, so this
+    shows what an unlucky SIGSTOP can do and no more.
+    """
+
+    def __init__(self, rng: random.Random, *, strict: bool = False) -> None:
+        self.rng, self.time, self.strict = rng, Timeline(), strict
         self.processes: list[Process] = []
         self.lines: list[str] = []
         self.steps = 0

@@ -63,7 +63,7 @@ class SimProducer:
         self, topic: str, messages: list[dict[str, Any]], partition: int = -1, on_delivery: Any = None
     ) -> int:
         """How many were queued; the others have `_error`."""
-        self._process.call(f"produce_batch {topic}[{partition}] {len(messages)}")
+        self._process.call(f"produce_batch {topic}[{partition}] {len(messages)}", hand_over=True)
         queued = 0
         for message in messages:
             if self._world.rng.random() < _QUEUE_FULL_SHARE:
@@ -71,7 +71,7 @@ class SimProducer:
                 continue
             queued += 1
             self._queue(topic, partition, message["key"], message["value"], None, on_delivery)
-        self._process.call("produced")
+        self._process.call("produced", hand_over=True)
         return queued
 
     def produce(
@@ -84,7 +84,7 @@ class SimProducer:
         headers: Any = None,
     ) -> None:
         """Queue one message; raises BufferError when there is no room."""
-        self._process.call(f"produce {topic}")
+        self._process.call(f"produce {topic}", hand_over=True)
         if self._world.rng.random() < _QUEUE_FULL_SHARE:
             raise BufferError
         self._queue(topic, partition, key, value, headers, on_delivery)
@@ -179,7 +179,7 @@ class SimProducer:
 
     def poll(self, timeout: float = 0.0) -> int:
         """Serve delivery reports."""
-        self._process.call("poll")
+        self._process.call("poll", hand_over=not timeout)
         if timeout and not self._reports:
             self._process.block(self._world.time.now + timeout, lambda: bool(self._reports))
         self._expire()

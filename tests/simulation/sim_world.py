@@ -45,19 +45,19 @@ class Outcome:
     lines: tuple[str, ...] = ()
 
 
-def simulate(seed: int) -> Outcome:
-    """Run one seed."""
-    return _World(seed).run()
+def simulate(seed: int, *, strict: bool = False) -> Outcome:
+    """Run one seed; `strict` as in `Scheduler`."""
+    return _World(seed, strict).run()
 
 
 class _World:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, strict: bool) -> None:
         self._seed, self._rng = seed, random.Random(seed)
-        self._scheduler = Scheduler(self._rng)
+        self._scheduler = Scheduler(self._rng, strict=strict)
         names = {topic.name: topic.compacted for topic in _TOPICS}
         names |= {topic.dlq: False for topic in DEAD_LETTERED if topic in _TOPICS}
         self._topics = SimTopics(names, self._rng.choice((1, 2, 3)))
-        network = Network(0.3, 1.0, 1.0) if self._rng.random() < 0.3 else Network()
+        network = Network(0.1, 0.3, 0.3) if self._rng.random() < 0.3 else Network()
         self._broker = SimBroker(self._scheduler, self._topics, network)
         self._knobs = Knobs.draw(self._rng)
         self._fleet = Fleet(self._scheduler, self._broker, self._knobs)

@@ -20,6 +20,7 @@ from streams.kafka import KafkaSettings, consumer_config
 from streams.outlet import Outlet
 from tests.streams.embedded_rows_on_a_topic import tower
 from tests.streams.failpoints import Failpoint, arm
+from tests.streams.kill_suite.processes import READY
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
         arm(Failpoint(arguments.failpoint, arguments.nth, arguments.marker))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    logging.getLogger(__name__).info(READY)
     settings = KafkaSettings(bootstrap_servers=arguments.bootstrap, cutter_group=arguments.group)
     consumer = Consumer(consumer_config(settings, settings.cutter_group))
     around = Surroundings(

@@ -7,6 +7,7 @@ With `--failpoint` it ends itself at that point (see `failpoints`).
 import argparse
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -16,10 +17,14 @@ from features.store import RocksStore
 from streams.kafka import KafkaSettings
 from streams.signals import run_until_signalled
 from streams.telemetry import EnrichmentTelemetry
-from streams.worker import EnrichmentWorker, WorkerSettings
+from streams.worker import EnrichmentWorker
+from streams.worker_settings import WorkerSettings
 from tests.fakes import FakePinTower
 from tests.schemas.examples import VERSION_A, VERSION_B
 from tests.streams.failpoints import Failpoint, arm
+from tests.streams.kill_suite.processes import READY
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -49,7 +54,12 @@ def main() -> None:
         EnrichmentTelemetry(CollectorRegistry()),
         time.monotonic,
     )
-    run_until_signalled(worker.run)
+
+    def run(stopped: Callable[[], bool]) -> None:
+        log.info(READY)
+        worker.run(stopped)
+
+    run_until_signalled(run)
 
 
 def _arguments() -> argparse.Namespace:

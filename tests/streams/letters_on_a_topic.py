@@ -40,7 +40,8 @@ def put_letters(
     settings: KafkaSettings, letters: Sequence[DeadLetter], headers: Headers | None = None
 ) -> None:
     """Onto their dead-letter topics, acknowledged."""
-    outlet = Outlet(settings, "worker-1")
+    # A broker that has just started takes longer to let a producer in than rows of a worker may wait.
+    outlet = Outlet(settings.model_copy(update={"session_timeout_ms": 60_000}), "worker-1")
     outlet.produce_letters([(one, headers) for one in letters])
     outlet.wait()
 

@@ -1,4 +1,4 @@
-"""A replay that is killed at a named point, for tests: `python -m tests.streams.replay_process ADDRESS POINT N`.
+"""A replay that is killed at a named point: `python -m tests.streams.replay_process ADDRESS POINT N`.
 
 POINT is `put_back` or `mark`: SIGKILL comes right after the N-th call of it was acknowledged.
 """

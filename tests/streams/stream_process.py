@@ -1,6 +1,6 @@
 """A process that runs the day windows as `skewless stream` does, with a short session, to be killed.
 
-`python -m tests.streams.stream_process BOOTSTRAP STATE NAME` (run with the repository on the path).
+`python -m tests.streams.stream_process BOOTSTRAP STATE NAME [FROZEN_SECONDS]`, from the root.
 """
 
 import logging
@@ -32,7 +32,7 @@ def main() -> None:
         take_events=48,
         take_seconds=0.05,
         tick_seconds=0.2,
-        frozen_seconds=10.0,
+        frozen_seconds=float(sys.argv[4]) if len(sys.argv) > 4 else 10.0,
         stall_seconds=5.0,
         look_seconds=0.5,
     )

@@ -322,6 +322,18 @@ def test_a_bad_message_is_turned_down_each_time_it_comes_and_is_passed(
     assert step.positions([(event.topic, 0), (event.topic, 1)]) == {(event.topic, 0): 1}
 
 
+def test_what_is_delivered_again_is_told_from_what_is_new_and_moves_no_position_back(
+    step: AttributionStep,
+) -> None:
+    topics = Topics()
+    events = topics(served(100), served(101, request="r2"), visit(100))
+
+    counts = [step.apply(events).counts, step.apply(events[:1]).counts, step.apply(events[1:]).counts]
+
+    assert counts == [{"applied": 3}, {"redelivered": 1}, {"redelivered": 2}]
+    assert step.positions([("impression.served.v1", 0)]) == {("impression.served.v1", 0): 2}
+
+
 def test_an_event_from_the_future_does_not_hurry_time(step: AttributionStep) -> None:
     topics = Topics()
     step.apply(topics(served(100, request="open")))

@@ -96,7 +96,11 @@ class Chain:
 
     def _of_workers(self, settings: KafkaSettings) -> Outcome:
         arguments = [settings.bootstrap_servers, str(self._state), "worker", str(BATCH)]
-        options, versions, kills = {"flush-seconds": "0.1"}, [VERSION_A], dict[str, Kill]()
+        options, versions, kills = (
+            {"flush-seconds": "0.1", "session-timeout-ms": "1000"},
+            [VERSION_A],
+            dict[str, Kill](),
+        )
         for name in self._names:
             publish(settings, EVENTS, PINS, self._random.randrange(1_000))
             if name == "during_restore":

@@ -14,11 +14,11 @@ from schemas.codec import encode
 from schemas.errors import RetryableError
 from schemas.topics import PIN_CHANGED
 from streams.embedded_broker import EmbeddedBroker
-from streams.kafka import KafkaSettings
+from streams.kafka import KafkaSettings, ensure_topics
 from streams.letter_replay import GroupTurn, KafkaSender, Replay, ReplayCounts, ReplayJob, rehearse
 from streams.letters import Letter, LetterFilter
+from streams.local_kafka import LocalKafka
 from streams.topic_reader import TopicReader
-from tests.kafka_fixture import KafkaUnderTest
 from tests.schemas.examples import pin_changed
 from tests.streams.letters_on_a_topic import DLQ, broken, letter, put_letters, records
 
@@ -228,34 +228,40 @@ def _two_at_once(settings: KafkaSettings, letters: int) -> tuple[list[ReplayCoun
 
 
 def test_two_at_once_put_each_letter_back_once(settings: KafkaSettings) -> None:
-    counts, came = _two_at_once(settings, 200)
+    counts, came = _two_at_once(settings, 2_000)
 
     assert len(counts) == 2
-    assert sum(one.replayed for one in counts) == 200
-    assert came == {b"%d" % pin: 1 for pin in range(200)}
+    assert sum(one.replayed for one in counts) == 2_000
+    assert came == {b"%d" % pin: 1 for pin in range(2_000)}
+
+
+@pytest.fixture(scope="module")
+def own_kafka(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
+    with LocalKafka(kafka_home, tmp_path_factory.mktemp("kafka")) as local:
+        settings = KafkaSettings(
+            bootstrap_servers=local.bootstrap_servers, session_timeout_ms=6_000, heartbeat_interval_ms=500
+        )
+        ensure_topics(settings)
+        yield settings
 
 
 @pytest.mark.kafka
 def test_on_a_real_kafka_two_at_once_and_a_third_after_put_each_letter_back_once(
-    kafka: KafkaUnderTest,
+    own_kafka: KafkaSettings,
 ) -> None:
-    kafka.ours()
-    settings = kafka.settings("replay", session_timeout_ms=6_000, heartbeat_interval_ms=500)
-    counts, came = _two_at_once(settings, 300)
+    counts, came = _two_at_once(own_kafka, 2_000)
 
-    assert sum(one.replayed for one in counts) == 300
-    assert came == {b"%d" % pin: 1 for pin in range(300)}
-    assert _run_in_turn(settings).replayed == 0
+    assert sum(one.replayed for one in counts) == 2_000
+    assert came == {b"%d" % pin: 1 for pin in range(2_000)}
+    assert _run_in_turn(own_kafka) == ReplayCounts(already_replayed=2_000)
 
 
 @pytest.mark.kafka
-def test_on_a_real_kafka_a_kill_costs_at_most_the_letter_in_flight(kafka: KafkaUnderTest) -> None:
-    kafka.ours()
-    settings = kafka.settings("replay", session_timeout_ms=6_000, heartbeat_interval_ms=500)
-    put_letters(settings, [letter(pin) for pin in range(1000, 1020)])
-    before = put_back(settings)
+def test_on_a_real_kafka_a_kill_costs_at_most_the_letter_in_flight(own_kafka: KafkaSettings) -> None:
+    put_letters(own_kafka, [letter(pin) for pin in range(5_000, 5_020)])
+    before = put_back(own_kafka)
 
-    _killed(settings, "put_back", 5)
-    _run_in_turn(settings)
+    _killed(own_kafka, "put_back", 5)
+    _run_in_turn(own_kafka)
 
-    assert sorted((put_back(settings) - before).values()) == [1] * 19 + [2]
+    assert sorted((put_back(own_kafka) - before).values()) == [1] * 19 + [2]

@@ -20,9 +20,11 @@ from schemas.codec import decode
 from schemas.events import PinAggregated
 from schemas.topics import ENGAGEMENT_OBSERVED, PIN_AGGREGATED, VISIT_OBSERVED
 from streams.embedded_broker import EmbeddedBroker
-from streams.kafka import KafkaSettings, producer_config
+from streams.kafka import KafkaSettings, ensure_topics, producer_config
+from streams.local_kafka import LocalKafka
 from streams.step_source import KafkaStepSource
 
+from ..kafka_fixture import SHORT_SESSIONS
 from .enrichment_oracle import read_all
 from .window_events import FIRST_DAY, Windows, oracle, value_of
 
@@ -167,9 +169,11 @@ def _wait(what: Callable[[], bool], processes: list[_Process], why: Callable[[],
 
 
 @contextmanager
-def _world(seed: int) -> Iterator[_World]:
-    with EmbeddedBroker() as broker:
-        world = _World(KafkaSettings(bootstrap_servers=broker.bootstrap_servers), seed)
+def _world(seed: int, bootstrap_servers: str | None = None) -> Iterator[_World]:
+    """On an embedded broker, or on a running one whose topics are empty."""
+    with ExitStack() as stack:
+        address = bootstrap_servers or stack.enter_context(EmbeddedBroker()).bootstrap_servers
+        world = _World(KafkaSettings(bootstrap_servers=address), seed)
         try:
             yield world
         finally:
@@ -198,13 +202,26 @@ def _live_and_die(world: _World, state: Path, name: str, events: int) -> None:
 def test_kills_at_random_points_lose_nothing_and_count_nothing_twice(
     tmp_path: Path, events: int, kills: int
 ) -> None:
+    _kill_again_and_again(tmp_path, events, kills)
+
+
+@pytest.mark.kafka
+def test_the_same_on_a_real_kafka(tmp_path: Path, kafka_home: Path) -> None:
+    with LocalKafka(kafka_home, tmp_path / "kafka", SHORT_SESSIONS) as local:
+        ensure_topics(KafkaSettings(bootstrap_servers=local.bootstrap_servers))
+        _kill_again_and_again(tmp_path, 2_000, 2, local.bootstrap_servers)
+
+
+def _kill_again_and_again(
+    folder: Path, events: int, kills: int, bootstrap_servers: str | None = None
+) -> None:
     rng = random.Random(events)
-    with _world(seed=events) as world:
+    with _world(events, bootstrap_servers) as world:
         world.publish(events)
         for number in range(kills):
-            _live_and_die(world, tmp_path, f"life-{number}", rng.randrange(1, events // (2 * kills)))
+            _live_and_die(world, folder, f"life-{number}", rng.randrange(1, events // (2 * kills)))
         world.end_the_last_day()
-        with _process(world._settings, tmp_path, "last-life") as process:
+        with _process(world._settings, folder, "last-life") as process:
             _finish(world, process)
 
 

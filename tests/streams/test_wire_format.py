@@ -14,7 +14,7 @@ from schemas.errors import DeadLetterReason, InvalidMessage, RetryableError
 from schemas.events import EngagementObserved, PinChanged
 from schemas.topics import TOPICS
 from schemas.vectors import CONTENT_DIMENSION, encode_fp16
-from streams.wire_format import WireFormats, WriterSchema
+from streams.wire_format import WireFormats, WriterSchema, unframed
 from tests.schemas.examples import FULL_PIN_CHANGED, pin_changed
 from tests.streams.registry_double import framed
 
@@ -294,3 +294,11 @@ def test_a_registry_that_is_away_is_no_reason_for_a_dead_letter() -> None:
 @pytest.mark.parametrize("topic", TOPICS)
 def test_every_topic_has_an_avro_schema(topic: str) -> None:
     fastavro.parse_schema(avro_schema(TOPICS[topic].value))
+
+
+def test_a_single_value_is_unframed_where_a_registry_is_configured() -> None:
+    formats = WireFormats(Schemas(_1=WriterSchema("JSON", "{}")))
+
+    assert unframed(formats, PinChanged, framed(1, b"{}")) == b"{}"
+    assert unframed(formats, PinChanged, None) is None
+    assert unframed(None, PinChanged, framed(1, b"{}")) == framed(1, b"{}")

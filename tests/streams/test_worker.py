@@ -1,16 +1,14 @@
 import json
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from prometheus_client import CollectorRegistry
 
 from features.pin_state import PIN_RECORD, Records
-from features.store import MemoryStore, RecordStore
+from features.store import MemoryStore
 from schemas.codec import decode, encode
 from schemas.embeddings import PinEmbedded
 from schemas.errors import Refused
@@ -20,14 +18,11 @@ from streams.embedded_broker import EmbeddedBroker
 from streams.enrichment import PinEmbedder
 from streams.kafka import KafkaSettings, consumer_config, producer_config
 from streams.outlet import DeliveryFailed
-from streams.telemetry import EnrichmentTelemetry
-from streams.worker import EnrichmentWorker, WorkerSettings
+from streams.worker_settings import WorkerSettings
 from tests.fakes import FakeEmbedded, FakePinTower
 from tests.schemas.examples import VERSION_A, VERSION_B
 from tests.streams.enrichment_oracle import Oracle, check, publish, read_all
-
-DEADLINE_SECONDS = 30.0
-SETTINGS = WorkerSettings(poll_seconds=0.02, status_interval_seconds=0.05)
+from tests.streams.running_worker import DEADLINE_SECONDS, RunningWorker
 
 
 @pytest.fixture
@@ -36,52 +31,6 @@ def kafka() -> Iterator[KafkaSettings]:
         yield KafkaSettings(
             bootstrap_servers=broker.bootstrap_servers, session_timeout_ms=1_500, heartbeat_interval_ms=300
         )
-
-
-class _Running:
-    """A worker in a thread of this process."""
-
-    def __init__(
-        self,
-        kafka: KafkaSettings,
-        store: RecordStore,
-        towers: Sequence[PinEmbedder],
-        settings: WorkerSettings = SETTINGS,
-    ) -> None:
-        self.registry = CollectorRegistry()
-        self._stop, self._failure = threading.Event(), list[BaseException]()
-        telemetry = EnrichmentTelemetry(self.registry)
-        self._worker = EnrichmentWorker(kafka, settings, store, lambda: towers, telemetry, time.monotonic)
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._worker.run(self._stop.is_set)
-        except BaseException as error:
-            self._failure.append(error)
-
-    def stop(self) -> None:
-        """Stop in good order; raises what the worker raised."""
-        self._stop.set()
-        self._thread.join(DEADLINE_SECONDS)
-        assert not self._thread.is_alive()
-        if self._failure:
-            raise self._failure[0]
-
-    def failed(self) -> None:
-        """Wait for the worker to end by itself; raises what it raised."""
-        self._thread.join(DEADLINE_SECONDS)
-        self.stop()
-
-    def value(self, name: str, **labels: str) -> float:
-        return self.registry.get_sample_value(f"skewless_enrichment_{name}", labels) or 0.0
-
-    def wait(self, name: str, at_least: float, **labels: str) -> None:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while self.value(name, **labels) < at_least:
-            assert self._thread.is_alive(), self._failure
-            assert time.monotonic() < deadline, (name, labels, self.value(name, **labels))
 
 
 def _publish(kafka: KafkaSettings, *events: PinChanged) -> None:
@@ -106,7 +55,7 @@ def _rows(kafka: KafkaSettings) -> list[PinEmbedded]:
 def test_events_of_both_sources_become_rows_letters_and_commits(kafka: KafkaSettings) -> None:
     publish(kafka, 2_000, pins=100, seed=7)
     oracle = Oracle().fold(kafka)
-    running = _Running(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
+    running = RunningWorker(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
     for topic in (PIN_CHANGED.name, PIN_AGGREGATED.name):
         bad = sum(place[0] == topic for place in oracle.poison)
         good = len(read_all(kafka, topic)) - bad
@@ -120,7 +69,7 @@ def test_events_of_both_sources_become_rows_letters_and_commits(kafka: KafkaSett
 
 def test_a_row_lies_on_the_partition_that_its_event_came_from(kafka: KafkaSettings) -> None:
     _publish(kafka, *(PinChanged(pin_id=pin, occurred_at_ms=5) for pin in range(50)))
-    running = _Running(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
+    running = RunningWorker(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
     running.wait("rows_total", 50, tower="0")
     running.stop()
     sources = {one.key(): one.partition() for one in read_all(kafka, PIN_CHANGED.name)}
@@ -132,7 +81,7 @@ def test_a_dead_letter_keeps_its_bytes_and_its_headers(kafka: KafkaSettings) -> 
     producer = Producer(producer_config(kafka))
     producer.produce(PIN_CHANGED.name, b"\x00{", key=b"\xff", headers=[("ce_type", b"pin.changed.v9")])
     producer.flush(10)
-    running = _Running(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
+    running = RunningWorker(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
     running.wait("dead_letters_total", 1, topic="pin.changed.v1", reason="unknown_version")
     running.stop()
     (letter,) = read_all(kafka, PIN_CHANGED.dlq)
@@ -149,7 +98,7 @@ def test_a_new_live_tower_gets_a_row_of_every_stored_pin(kafka: KafkaSettings, t
     settings = WorkerSettings(
         poll_seconds=0.02, backfill_chunk_pins=7, status_path=path, status_interval_seconds=0.05
     )
-    running = _Running(kafka, MemoryStore(PIN_RECORD), towers, settings)
+    running = RunningWorker(kafka, MemoryStore(PIN_RECORD), towers, settings)
     running.wait("rows_total", 40, tower="0")
     towers.append(FakePinTower(version=VERSION_B))
     running.wait("backfill_complete", 1, tower="1")
@@ -163,9 +112,9 @@ def test_a_new_live_tower_gets_a_row_of_every_stored_pin(kafka: KafkaSettings, t
 
 
 def test_two_workers_share_the_partitions_and_lose_nothing_when_one_leaves(kafka: KafkaSettings) -> None:
-    first = _Running(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
+    first = RunningWorker(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
     first.wait("partitions", 64)
-    second = _Running(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
+    second = RunningWorker(kafka, MemoryStore(PIN_RECORD), [FakePinTower()])
     second.wait("partitions", 32)
     publish(kafka, 1_000, pins=60, seed=8)
     for running in (first, second):
@@ -185,7 +134,7 @@ def test_two_workers_share_the_partitions_and_lose_nothing_when_one_leaves(kafka
 
 def test_a_row_that_the_broker_does_not_take_stops_the_worker_before_the_commit(kafka: KafkaSettings) -> None:
     _publish(kafka, PinChanged(pin_id=1, occurred_at_ms=5))
-    running = _Running(kafka, MemoryStore(PIN_RECORD), [_Huge()])
+    running = RunningWorker(kafka, MemoryStore(PIN_RECORD), [_Huge()])
     with pytest.raises(DeliveryFailed):
         running.failed()
     assert _committed(kafka) == 0
@@ -202,4 +151,4 @@ def test_the_state_of_another_cluster_is_refused_at_start(kafka: KafkaSettings) 
     store = MemoryStore(PIN_RECORD)
     store.put_many(np.empty(0, np.int64), np.empty(0, PIN_RECORD), [], {"kafka_cluster": b"another"})
     with pytest.raises(Refused, match="state_of_another_cluster"):
-        _Running(kafka, store, [FakePinTower()])
+        RunningWorker(kafka, store, [FakePinTower()])

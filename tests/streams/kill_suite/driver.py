@@ -223,10 +223,14 @@ class _Run:
         while not done():
             self._fleet.supervise()
             if time.monotonic() > deadline:
-                logs = "\n".join(f"== {one.name}\n{one.tail()}" for one in self._fleet.workers)
-                behind = _behind(self._watch.committed(), self._load.delivered)
-                raise AssertionError(f"no end in {DEADLINE_SECONDS:.0f} s; behind: {behind}\n{logs}")
+                raise AssertionError(self._stuck())
             time.sleep(_LOOK_SECONDS)
+
+    def _stuck(self) -> str:
+        behind = _behind(self._watch.committed(), self._load.delivered)
+        logs = "\n".join(f"== {one.name}\n{one.tail()}" for one in self._fleet.workers)
+        done = [f"{one.act} {one.seconds:.1f} s" for one in self._recoveries]
+        return f"{logs}\nno end in {DEADLINE_SECONDS:.0f} s after {done}; behind: {behind}"
 
 
 def _total(ends: Ends) -> int:

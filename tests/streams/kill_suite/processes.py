@@ -14,6 +14,10 @@ from tests.streams.kill_suite.plan import Plan
 
 ROOT = Path(__file__).parents[3]
 EXIT_SECONDS = 15.0
+READY = "SIGTERM is heard from now on"
+"""What a process writes to its log when it has a handler for it."""
+_START_SECONDS = 30.0
+_LOOK_SECONDS = 0.01
 _LOG_TAIL = 2_000
 
 
@@ -41,11 +45,19 @@ class Child:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     paused: bool = False
+    _log_start: int = 0
 
     @property
     def running(self) -> bool:
         """Started, not ended, not paused."""
         return self.process is not None and self.process.poll() is None and not self.paused
+
+    @property
+    def ready(self) -> bool:
+        """Whether it would hear SIGTERM."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return READY.encode() in log.read()
 
     def start(self) -> None:
         environment = os.environ | {
@@ -54,6 +66,7 @@ class Child:
             "POLARS_MAX_THREADS": "1",
         }
         with self.log.open("ab") as output:
+            self._log_start = output.tell()
             self.process = subprocess.Popen(
                 self.command, cwd=ROOT, env=environment, stdout=output, stderr=output
             )
@@ -78,9 +91,12 @@ class Child:
         self.paused = False
 
     def terminate(self) -> float:
-        """SIGTERM; seconds until it had ended, with 0. AssertionError when it does not."""
+        """SIGTERM, once it is ready for it; seconds until it had ended, with 0. AssertionError otherwise."""
         if self.process is None:
             return 0.0
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.ready and self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
         begun = time.monotonic()
         self.process.terminate()
         try:

@@ -1,0 +1,181 @@
+"""The composition root of the Faust processes: settings in, steps and apps out."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from prometheus_client import CollectorRegistry
+
+from schemas.artefacts import write_atomic
+from schemas.errors import Refused, RetryableError
+from streams.attribution import AttributionStep
+from streams.attribution_telemetry import AttributionTelemetry
+from streams.impressions import ImpressionsStep
+from streams.kafka import KafkaSettings, producer_config
+from streams.skew_monitor import SkewMonitorStep
+from streams.skew_telemetry import SkewTelemetry
+from streams.step_driver import StepDriver, Surroundings
+from streams.step_outlet import KafkaStepOutlet
+from streams.step_source import KafkaStepSource
+from streams.steps import Step
+from streams.stream_telemetry import StreamTelemetry
+from streams.window_store import WindowStore
+from streams.windows import WindowSettings, WindowsStep
+
+from .kafka_connection import kafka_settings
+from .settings import Settings
+from .step_rules import attribution_rules, skew_rules
+
+if TYPE_CHECKING:
+    from streams.app import App
+    from streams.faust_loop import FaustLoop, LoopSettings
+
+_CLUSTER_FILE = "CLUSTER"
+_ASK_SECONDS = 10.0
+
+StepFactory = Callable[[Settings, Path, CollectorRegistry], Step]
+
+
+def _windows(settings: Settings, folder: Path, metrics: CollectorRegistry) -> Step:
+    rules = WindowSettings(clock=settings.windows_clock, dedupe_days=settings.windows_dedupe_days)
+    return WindowsStep(WindowStore(folder), rules)
+
+
+def _impressions(settings: Settings, folder: Path, metrics: CollectorRegistry) -> Step:
+    return ImpressionsStep(folder, settings.impression_time)
+
+
+def _attribution(settings: Settings, folder: Path, metrics: CollectorRegistry) -> Step:
+    return AttributionStep(folder, attribution_rules(settings), AttributionTelemetry(metrics))
+
+
+def _skew_monitor(settings: Settings, folder: Path, metrics: CollectorRegistry) -> Step:
+    return SkewMonitorStep(folder, skew_rules(settings), SkewTelemetry(metrics))
+
+
+FACTORIES: dict[str, StepFactory] = {
+    "windows": _windows,
+    "impressions": _impressions,
+    "attribution": _attribution,
+    "skew_monitor": _skew_monitor,
+}
+"""Step name -> how it is made over its own directory."""
+
+
+def steps(
+    settings: Settings, worker: int = 0, only: Sequence[str] = (), metrics: CollectorRegistry | None = None
+) -> list[Step]:
+    """The steps (all of them, or `only` these) over this worker's state.
+
+    Raises Refused for a name that is no step.
+    """
+    unknown = sorted(set(only) - set(FACTORIES))
+    if unknown:
+        raise Refused(
+            "unknown_step",
+            expected=f"steps out of {', '.join(FACTORIES)}",
+            came=", ".join(unknown),
+            fix="`skewless stream --help` says what each does.",
+        )
+    registry, folder = metrics or CollectorRegistry(), settings.stream_dir(worker)
+    return [
+        make(settings, folder / name, registry)
+        for name, make in FACTORIES.items()
+        if not only or name in only
+    ]
+
+
+@dataclass(frozen=True)
+class StreamRun:
+    """What one process runs: an app per step, each with its loop."""
+
+    apps: "Sequence[App]"
+    loops: "Sequence[FaustLoop]"
+    drivers: Sequence[StepDriver]
+
+
+def stream_run(settings: Settings, worker: int, only: Sequence[str], metrics: CollectorRegistry) -> StreamRun:
+    """Open the state and make everything that runs.
+
+    One app and one consumer group per step: a process that runs some of them shares the work with one
+    that runs all, and a new step reads from the beginning without the others doing so.
+    """
+    from streams.faust_loop import LoopSettings  # noqa: PLC0415 - Faust takes a second to import
+
+    kafka, folder = kafka_settings(settings), settings.stream_dir(worker)
+    check_cluster(kafka, folder)
+    telemetry = StreamTelemetry(metrics)
+    loop_settings = LoopSettings(
+        frozen_seconds=kafka.session_timeout_ms / 1000, stall_seconds=settings.stream_stall_seconds
+    )
+    made = [
+        step_app(kafka, step, Home(folder, f"stream-{worker}"), loop_settings, telemetry)
+        for step in steps(settings, worker, only, metrics)
+    ]
+    return StreamRun([one[0] for one in made], [one[1] for one in made], [one[2] for one in made])
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a process keeps its state, and what its dead letters call it."""
+
+    folder: Path
+    worker: str
+
+
+def step_app(
+    kafka: KafkaSettings,
+    step: Step,
+    home: Home,
+    loop_settings: "LoopSettings",
+    telemetry: StreamTelemetry,
+) -> "tuple[App, FaustLoop, StepDriver]":
+    """The app of one step, and what drives it."""
+    from streams.app import AppSettings, build_app, group_of  # noqa: PLC0415
+    from streams.faust_loop import FaustLoop  # noqa: PLC0415
+
+    app_settings = AppSettings(home.folder / f"{step.name}-faust")
+    group = group_of(app_settings.group, [step])
+    around = Surroundings(
+        outlet=KafkaStepOutlet(kafka, step.name, home.worker),
+        source=KafkaStepSource(kafka, group),
+        telemetry=telemetry,
+        owned=lambda: loop.owned,
+        now_ms=lambda: time.time_ns() // 1_000_000,
+    )
+    driver = StepDriver(step, around)
+    loop = FaustLoop(driver, KafkaStepSource(kafka, group), telemetry, loop_settings)
+    return build_app(kafka, [step], [loop], app_settings), loop, driver
+
+
+def check_cluster(kafka: KafkaSettings, folder: Path) -> None:
+    """Tie this state to the cluster that it is of.
+
+    Raises Refused when it belongs to another one, whose offsets would pass for this one's, and
+    RetryableError when the broker is out of reach.
+    """
+    try:
+        config = {name: value for name, value in producer_config(kafka).items() if _is_connection(name)}
+        cluster = str(AdminClient(config).list_topics(timeout=_ASK_SECONDS).cluster_id)
+    except KafkaException as error:
+        raise RetryableError(f"Kafka is out of reach: {error.args[0].str()}") from error
+    file = folder / _CLUSTER_FILE
+    owner = file.read_text("utf-8") if file.exists() else None
+    if owner is not None and owner != cluster:
+        raise Refused(
+            "state_of_another_cluster",
+            expected=f"state folded from Kafka cluster {cluster}",
+            came=f"state folded from {owner}, in {folder}",
+            fix="Delete that directory: it is rebuilt from the topics (an embedded broker is a new cluster "
+            "each time).",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, cluster.encode())
+
+
+def _is_connection(name: str) -> bool:
+    return name.startswith(("bootstrap.", "client.", "security.", "sasl.", "ssl."))

@@ -1,0 +1,53 @@
+import pytest
+
+from schemas.codec import encode
+from streams.message_text import decoded, iso, readable, readable_headers
+from tests.schemas.examples import pin_changed, pin_embedded
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (None, None),
+        (b"", ""),
+        (b"7", "7"),
+        ("Crème".encode(), "Crème"),
+        (b"a\nb\x1b[31m", "a\\nb\\u001b[31m"),
+        (b"\x00\xff", "0x00ff"),
+        (b"x" * 2_000, "x" * 2_000),
+        (b"x" * 2_001, "x" * 2_000 + " … (2,001 bytes)"),
+        ("é".encode() * 1_500 + b"!", "é" * 1_000 + " … (3,001 bytes)"),
+        (b"x" + "é".encode() * 1_500, "x" + "é" * 999 + " … (3,001 bytes)"),
+    ],
+)
+def test_bytes_are_shown_as_text_where_they_are_text(raw: bytes | None, text: str | None) -> None:
+    assert readable(raw) == text
+
+
+def test_headers_are_shown_too() -> None:
+    assert readable_headers([("a", b"1"), ("b", None), ("c", b"\xff")]) == {"a": "1", "b": None, "c": "0xff"}
+
+
+def test_vectors_are_cut_short() -> None:
+    body = decoded("pin.embedded.v1", encode(pin_embedded()))
+    array = decoded("pin.changed.v1", b'{"content_embedding": [1, 2, 3, 4, 5]}')
+
+    assert body["vector"] == "[0.5, -0.25, 0, 1] (4 dimensions)"
+    assert body["pin_id"] == 7
+    assert array == {"content_embedding": "[1, 2, 3, 4, …] (5 dimensions)"}
+
+
+def test_what_is_no_vector_or_no_json_is_left_as_it_is() -> None:
+    assert decoded("pin.changed.v1", b'{"content_embedding": "!!"}') == {"content_embedding": "!!"}
+    assert decoded("pin.changed.v1", b'{"content_embedding": [[1]]}') == {"content_embedding": [[1]]}
+    assert decoded("pin.changed.v1", b"[1]") == [1]
+    assert decoded("pin.changed.v1", b"{") is None
+    assert decoded("pin.changed.v1", None) is None
+    assert decoded("of.others.v1", encode(pin_changed())) == {
+        "pin_id": 7,
+        "occurred_at_ms": 1_500_000_000_000,
+    }
+
+
+def test_moments_are_in_utc() -> None:
+    assert (iso(1_500_000_000_007), iso(-1)) == ("2017-07-14T02:40:00.007Z", "")

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check mutate format schemas bench peers debian clean
+.PHONY: help setup demo test test-slow check kill-suite mutate format schemas bench peers debian clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -33,6 +33,9 @@ test: check ## check, then every test that needs no server; the others say why t
 
 test-slow: setup ## the long suites (kill, swap and mutation runs)
 	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)
+
+kill-suite: setup ## kill workers, a cutter and the broker under load; needs KAFKA_HOME (ARGS=--quick: embedded)
+	$(BIN)/python -m benchmarks.kill_suite $(ARGS)
 
 mutate: setup ## break each invariant on purpose and name the test that notices
 	$(BIN)/python -m tests.mutations $(ARGS)

@@ -15,6 +15,7 @@ class DeadLetterReason(StrEnum):
     TOO_LARGE = "too_large"
     KEY_MISMATCH = "key_mismatch"
     MODEL_ERROR = "model_error"
+    NAN_EMBEDDING = "nan_embedding"
     FUTURE_EVENT = "future_event"
 
 

@@ -58,8 +58,8 @@ def build_app(
         # A killed worker's partitions are somebody else's after this; Faust's own default is 60 s.
         broker_session_timeout=settings.session_timeout_ms / 1000,
         broker_heartbeat_interval=settings.heartbeat_interval_ms / 1000,
-        # How long the group waits for a member to join; one that is dead is dropped by its session.
-        broker_rebalance_timeout=max(30.0, settings.session_timeout_ms / 1000),
+        # How long the group waits for a member that is alive to finish its batch and join.
+        broker_rebalance_timeout=3 * settings.session_timeout_ms / 1000,
         broker_request_timeout=max(_REQUEST_SECONDS, settings.session_timeout_ms / 1000),
         broker_commit_interval=app_settings.commit_seconds,
         consumer_auto_offset_reset="earliest",

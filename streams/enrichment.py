@@ -83,10 +83,12 @@ def enrich(
     times.append(clock())
     letters = [letter for _, one in decoded for letter in one.letters]
     failed = np.zeros(len(folded.pin_ids), np.bool_)
-    for one in vectors:
-        failed |= one.failed
+    for tower, one in zip(towers, vectors, strict=True):
+        if one.failed.any():
+            # Two towers may fail on one Pin; its messages are turned down once, by the first.
+            letters += _model_letters(decoded, folded, one.failed & ~failed, one.not_finite, tower.version)
+            failed |= one.failed
     if failed.any():
-        letters += _model_letters(decoded, folded, failed)
         folded = _without(folded, failed)
     keep = ~failed
     rows = [
@@ -109,6 +111,8 @@ class TowerOutput:
     vectors: npt.NDArray[np.float32]
     input_mask: Ints
     failed: npt.NDArray[np.bool_]
+    not_finite: npt.NDArray[np.bool_]
+    """Of the failed ones, those whose vector was NaN or infinite."""
 
 
 def embed_rows(tower: PinEmbedder, records: Records) -> TowerOutput:
@@ -131,15 +135,19 @@ def _embed_or_halve(tower: PinEmbedder, records: Records) -> TowerOutput:
     try:
         output = tower.embed(records)
         if not np.isfinite(output.vectors).all():
-            raise ValueError("the tower gave a vector that is not finite")
-    except (ValueError, ArithmeticError):
+            raise FloatingPointError("the tower gave a vector that is not finite")
+    except (ValueError, ArithmeticError) as error:
         if len(records) <= 1:
             return TowerOutput(
-                np.zeros((len(records), 0), np.float32), np.zeros(1, np.int64), np.ones(1, np.bool_)
+                np.zeros((len(records), 0), np.float32),
+                np.zeros(1, np.int64),
+                np.ones(1, np.bool_),
+                np.array([isinstance(error, FloatingPointError)]),
             )
         middle = len(records) // 2
         return _joined(_embed_or_halve(tower, records[:middle]), _embed_or_halve(tower, records[middle:]))
-    return TowerOutput(output.vectors, output.input_mask, np.zeros(len(records), np.bool_))
+    fine = np.zeros(len(records), np.bool_)
+    return TowerOutput(output.vectors, output.input_mask, fine, fine)
 
 
 def _joined(left: TowerOutput, right: TowerOutput) -> TowerOutput:
@@ -155,19 +163,30 @@ def _joined(left: TowerOutput, right: TowerOutput) -> TowerOutput:
         np.concatenate(vectors),
         np.concatenate([left.input_mask, right.input_mask]),
         np.concatenate([left.failed, right.failed]),
+        np.concatenate([left.not_finite, right.not_finite]),
     )
 
 
 def _model_letters(
-    decoded: Sequence[tuple[SourceBatch, DecodedBatch]], folded: FoldedPins, failed: npt.NDArray[np.bool_]
+    decoded: Sequence[tuple[SourceBatch, DecodedBatch]],
+    folded: FoldedPins,
+    failed: npt.NDArray[np.bool_],
+    not_finite: npt.NDArray[np.bool_],
+    version: str,
 ) -> list[DeadLetter]:
-    """A letter for every row of this batch that went into a Pin that a tower cannot embed."""
-    message = "a tower gave no finite vector for the Pin with this batch's changes; its state is unchanged"
-    return [
-        dead_letter(batch, row, DeadLetterReason.MODEL_ERROR, message)
-        for (batch, one), slots in zip(decoded, folded.slots, strict=True)
-        for row in one.rows[failed[slots]].tolist()
-    ]
+    """A letter for every row of this batch that went into a Pin that this tower cannot embed."""
+    story = {
+        False: (DeadLetterReason.MODEL_ERROR, "the tower cannot embed the Pin"),
+        True: (DeadLetterReason.NAN_EMBEDDING, "the tower's vector of the Pin is not finite"),
+    }
+    letters: list[DeadLetter] = []
+    for (batch, one), slots in zip(decoded, folded.slots, strict=True):
+        for row, slot in zip(one.rows.tolist(), slots.tolist(), strict=True):
+            if failed[slot]:
+                reason, said = story[bool(not_finite[slot])]
+                message = f"{said} with this batch's changes; its state is unchanged"
+                letters.append(replace(dead_letter(batch, row, reason, message), model_version=version))
+    return letters
 
 
 def _without(folded: FoldedPins, failed: npt.NDArray[np.bool_]) -> FoldedPins:

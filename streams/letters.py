@@ -19,6 +19,9 @@ from schemas.topics import DLQ_SUFFIX, TOPICS
 from .dead_letters import CUT, PREFIX, REPLAYED, Headers, without_story
 from .topic_reader import Record, Spans, TopicReader
 
+_FRAMED = b"\x00"
+"""How a value in Confluent wire format starts; no JSON does."""
+
 Place = tuple[int, int]
 """Partition and offset on a dead-letter topic."""
 
@@ -201,6 +204,8 @@ def would_fail_again(letter: Letter) -> str | None:
         return f"{letter.topic or 'no topic'} is none of ours"
     if not letter.whole:
         return "only its beginning was kept: send it again from its source"
+    if (letter.value or b"").startswith(_FRAMED):
+        return "it is framed by a schema registry, which is not asked here: force puts it back"
     named = read_headers(letter.headers).get("ce_type")
     try:
         event = decode(TOPICS[letter.topic].value, letter.value)

@@ -43,6 +43,7 @@ class _Reading:
     next: int
     last: int = OFFSET_INVALID
     ahead: int = 0
+    paused: bool = False
 
 
 @dataclass
@@ -109,6 +110,19 @@ class SimConsumer:
             for one in partitions
         ]
 
+    def offsets_for_times(
+        self, partitions: list[TopicPartition], timeout: float = ASK_SECONDS
+    ) -> list[TopicPartition]:
+        """First offsets (OFFSET_BEGINNING) or ends (OFFSET_END); other times are not kept."""
+        self._broker.ask(self._process, f"offsets of {len(partitions)} partitions", timeout)
+        found = []
+        for one in partitions:
+            log = self._broker.topics.log(one.topic, one.partition)
+            assert one.offset in (OFFSET_BEGINNING, OFFSET_END)
+            offset = log.low if one.offset == OFFSET_BEGINNING else log.high
+            found.append(TopicPartition(one.topic, one.partition, offset))
+        return found
+
     # Assignment
 
     def subscribe(
@@ -129,6 +143,25 @@ class SimConsumer:
         self._process.call("assign " + " ".join(f"{p.topic}[{p.partition}]@{p.offset}" for p in partitions))
         self._assigned_by_hand = True
         self._reading = {(one.topic, one.partition): _Reading(self._first(one)) for one in partitions}
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        """Hand out nothing of these."""
+        self._set_paused(partitions, True)
+
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        """Hand out these again."""
+        self._set_paused(partitions, False)
+
+    def _set_paused(self, partitions: Sequence[TopicPartition], paused: bool) -> None:
+        self._process.call(("pause " if paused else "resume ") + " ".join(f"{p.topic}[{p.partition}]" for p in partitions))
+        for one in partitions:
+            self._reading[one.topic, one.partition].paused = paused
+
+    def seek(self, partition: TopicPartition) -> None:
+        """Go on from another offset."""
+        self._process.call(f"seek {partition.topic}[{partition.partition}]@{partition.offset}")
+        reading = self._reading[partition.topic, partition.partition]
+        reading.next = reading.ahead = self._first(partition)
 
     def unassign(self) -> None:
         """Read nothing."""
@@ -185,11 +218,12 @@ class SimConsumer:
         return any(
             one.its_offset < self._limit(place, reading)
             for place, reading in self._reading.items()
+            if not reading.paused
             for one in self._broker.topics.log(*place).read(reading.next, 1)
         )
 
     def _fetch(self, count: int) -> list[SimMessage]:
-        places = list(self._reading)
+        places = [place for place, reading in self._reading.items() if not reading.paused]
         self._world.rng.shuffle(places)
         messages: list[SimMessage] = []
         for place in places:

@@ -172,7 +172,8 @@ def check(history: History) -> Anomalies:
         faults = [*_judge(row, folded, history.versions), *_order(row.revision, best.get(row.key))]
         counts.update(faults)
         if set(faults) - {"repeated_rows"}:
-            examples.append(f"{faults}: {row} after {best.get(row.key)}")
+            where = f"{row.partition}/{row.offset}"
+            examples.append(f"{faults}: {row.key} {row.revision} after {best.get(row.key)} at {where}")
         if said.setdefault((row.key, row.revision), row.fields) != row.fields:
             counts["duplicate"] += 1
         before = best.get(row.key, row.revision)

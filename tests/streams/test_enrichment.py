@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from features.pin_state import PIN_RECORD
+from features.pin_state import PIN_RECORD, Records
 from features.store import MemoryStore, RecordStore
 from schemas.codec import decode
 from schemas.embeddings import PinEmbedded, embedded_key
@@ -13,7 +13,7 @@ from schemas.topics import PIN_AGGREGATED
 from schemas.vectors import decode_fp16
 from streams.enrichment import BROKEN_TOWER_PINS, Enriched, PinEmbedder, enrich
 from streams.sources import SourceBatch
-from tests.fakes import FakePinTower
+from tests.fakes import FakeEmbedded, FakePinTower
 from tests.schemas.examples import FULL_PIN_CHANGED, VERSION_A, VERSION_B, pin_changed
 from tests.streams.batches import events_batch, keyed, source_batch
 from tests.streams.mutated_events import mutated_events
@@ -124,13 +124,29 @@ def test_a_pin_that_the_tower_cannot_embed_is_dead_lettered_and_keeps_its_state(
     events = [PinChanged(pin_id=pin, occurred_at_ms=6, price_micros=50) for pin in (1, 2, 3, 2)]
     towers = (FakePinTower(), FakePinTower(version=VERSION_B, poison=frozenset({2})))
     enriched = _step(store, events_batch(events, first_offset=1), towers=towers)
-    assert [(one.row, one.reason) for one in enriched.letters] == [
-        (1, DeadLetterReason.MODEL_ERROR),
-        (3, DeadLetterReason.MODEL_ERROR),
+    assert [(one.row, one.reason, one.model_version) for one in enriched.letters] == [
+        (1, DeadLetterReason.MODEL_ERROR, VERSION_B),
+        (3, DeadLetterReason.MODEL_ERROR, VERSION_B),
     ]
     assert [[row.pin_id for row in _rows(enriched, tower)] for tower in (0, 1)] == [[1, 3], [1, 3]]
     records, _, _ = store.get_many(np.array([2]))
     assert (records["price_micros"][0], records["changed_offset"][0]) == (1, 0)
+
+
+def test_a_vector_that_is_not_finite_is_named_as_such_and_told_once_for_two_towers() -> None:
+    class Infinite(FakePinTower):
+        def embed(self, pins: Records, /) -> FakeEmbedded:
+            embedded = super().embed(pins)
+            embedded.vectors[pins["pin_id"] == 2] = np.inf
+            return embedded
+
+    batch = events_batch([PinChanged(pin_id=pin, occurred_at_ms=5) for pin in (1, 2)])
+    towers = (Infinite(), FakePinTower(version=VERSION_B, poison=frozenset({2})))
+    enriched = _step(MemoryStore(PIN_RECORD), batch, towers=towers)
+
+    assert [(one.row, one.reason, one.model_version) for one in enriched.letters] == [
+        (1, DeadLetterReason.NAN_EMBEDDING, towers[0].version)
+    ]
 
 
 def test_a_tower_that_fails_on_everything_stops_the_step() -> None:

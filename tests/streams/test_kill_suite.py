@@ -60,7 +60,7 @@ def _report(**changes: Anomalies | SnapshotFaults | list[Recovery]) -> Report:
         (_report(anomalies=Anomalies(rows=106, repeated_rows=6)), "redelivered: 6.0%"),
         (_report(snapshots=SnapshotFaults(duplicates=1)), "snapshots, duplicates: 1"),
         (_report(snapshots=SnapshotFaults(reverted_rows=3)), "snapshots, reverted_rows: 3"),
-        (_report(recoveries=[Recovery("zombie", 20.5, 1.0)]), "recovery: 20.5 s"),
+        (_report(recoveries=[Recovery("zombie", 20.5)]), "recovery: 20.5 s"),
     ],
 )
 def test_a_broken_promise_is_a_fault(report: Report, fault: str) -> None:
@@ -69,7 +69,7 @@ def test_a_broken_promise_is_a_fault(report: Report, fault: str) -> None:
 
 def test_five_in_a_hundred_rows_again_and_a_broker_that_takes_longer_are_no_faults() -> None:
     anomalies = Anomalies(rows=105, repeated_rows=5, stale_after_fresh=1)
-    assert _report(anomalies=anomalies, recoveries=[Recovery("kill_broker", 25.0, 1.0)]).faults() == []
+    assert _report(anomalies=anomalies, recoveries=[Recovery("kill_broker", 25.0)]).faults() == []
 
 
 def test_a_schedule_has_every_incident_and_the_same_order_for_the_same_seed() -> None:

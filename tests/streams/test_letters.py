@@ -147,6 +147,7 @@ def test_a_reason_that_there_is_not_is_refused() -> None:
         (broken(7), [("ce_type", b"pin.changed.v9")], "ce_type is pin.changed.v9"),
         (letter(7, value=None), None, "tombstone"),
         (letter(7, value=b'{"pin_id":7}'), None, "schema_invalid: occurred_at_ms"),
+        (letter(7, value=b"\x00\x00\x00\x00\x01{}"), None, "schema registry"),
         (letter(7, key=b"8"), None, "key_mismatch: the key is b'8', expected b'7'"),
         (letter(7, key=None), None, "key_mismatch"),
         (

@@ -236,12 +236,25 @@ def test_a_lost_disk_is_made_good_from_the_topics(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_partitions_move_between_two_processes_and_back(tmp_path: Path) -> None:
-    with _world(seed=3) as world, ExitStack() as running:
+    _move_partitions(tmp_path)
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(300)
+def test_partitions_move_on_a_real_kafka(tmp_path: Path, kafka_home: Path) -> None:
+    with LocalKafka(kafka_home, tmp_path / "kafka", SHORT_SESSIONS) as local:
+        ensure_topics(KafkaSettings(bootstrap_servers=local.bootstrap_servers))
+        _move_partitions(tmp_path, local.bootstrap_servers)
+
+
+def _move_partitions(folder: Path, bootstrap_servers: str | None = None) -> None:
+    with _world(3, bootstrap_servers) as world, ExitStack() as running:
         world.publish(1_000)
-        first = running.enter_context(_process(world._settings, tmp_path / "first", "first"))
+        first = running.enter_context(_process(world._settings, folder / "first", "first"))
         _wait(lambda: world.done() >= 300, [first], world.done)
-        second = running.enter_context(_process(world._settings, tmp_path / "second", "second"))
+        second = running.enter_context(_process(world._settings, folder / "second", "second"))
         for _ in range(3):
             # Traffic in both halves while the group forms anew.
             world.publish(500)

@@ -58,6 +58,7 @@ class _Run:
         self._reader = SnapshotReader(self._fleet.snapshots)
         self._watch = Watch(place.settings)
         self._load = Workload(place.settings, plan)
+        self._share = plan.events // (1 + sum(plan.acts.values()))
         self._recoveries: list[Recovery] = []
         self._drains: list[float] = []
         self._acts: dict[Act, Callable[[], None]] = {
@@ -79,7 +80,7 @@ class _Run:
         if self._fleet.cutter is not None:
             self._fleet.cutter.start()
         for number, act in enumerate(incidents):
-            self._load.allow(self._plan.events * (number + 1) // (len(incidents) + 1))
+            self._load.allow(self._share * (number + 1))
             self._resize()
             self._until_some_progress()
             self._acts[act]()
@@ -127,8 +128,7 @@ class _Run:
 
     def _until_some_progress(self) -> None:
         """To a random point of the load that is under way."""
-        share = self._plan.events // (2 * (1 + sum(self._plan.acts.values())))
-        wanted = _total(self._watch.committed()) + self._random.randrange(1, max(2, share))
+        wanted = _total(self._watch.committed()) + self._random.randrange(1, self._share // 2)
         self._until(lambda: _total(self._watch.committed()) >= min(wanted, self._load.acknowledged))
         time.sleep(self._random.random() * _LOOK_SECONDS)
 
@@ -199,20 +199,15 @@ class _Run:
         self._recovered(Act.KILL_BROKER, begun)
 
     def _recovered(self, act: Act, begun: float) -> None:
-        """Wait until all that was published by now is committed; there has to be something that is not."""
-        before = self._watch.committed()
-        self._until(lambda: self._load.idle or bool(_behind(self._watch.committed(), self._load.delivered)))
-        wanted = self._load.delivered
-        first = [0.0]
+        """Wait until all is committed that was published by now and in a moment from now.
 
-        def done() -> bool:
-            now = self._watch.committed()
-            if not first[0] and _total(now) > _total(before):
-                first[0] = time.monotonic() - begun
-            return not _behind(now, wanted)
-
-        self._until(done)
-        self._recoveries.append(Recovery(act.value, time.monotonic() - begun, first[0]))
+        That moment puts events on everybody's partitions, the victim's too.
+        """
+        wanted = min(self._plan.events, self._load.acknowledged + self._share // 4)
+        self._load.allow(wanted)
+        self._until(lambda: self._load.acknowledged >= wanted)
+        self._until_committed(self._load.delivered)
+        self._recoveries.append(Recovery(act.value, time.monotonic() - begun))
 
     def _until_committed(self, ends: Ends) -> None:
         self._until(lambda: not _behind(self._watch.committed(), ends))

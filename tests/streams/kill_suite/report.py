@@ -18,8 +18,6 @@ class Recovery:
 
     act: str
     seconds: float
-    first_commit_seconds: float
-    """Until the group committed anything at all."""
 
 
 @dataclass(frozen=True)

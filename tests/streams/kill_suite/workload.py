@@ -33,13 +33,8 @@ class Workload:
         self._thread.start()
 
     def allow(self, events: int) -> None:
-        """Publish up to so many events of the plan."""
-        self._allowed = events
-
-    @property
-    def idle(self) -> bool:
-        """Whether all that was allowed is acknowledged."""
-        return self.acknowledged >= self._allowed
+        """Publish up to so many events of the plan; never fewer than allowed before."""
+        self._allowed = max(self._allowed, events)
 
     @property
     def delivered(self) -> Ends:

@@ -1,0 +1,232 @@
+"""Bugs put into the worker, its store, its readers on purpose: what the simulation does not catch, it does not test.
+
+Each is a mistake that somebody could make in good faith. `PLANTED` names them; `python -m tests.simulation
+--planted` finds the first seed that catches each.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from features.store import Records
+from streams import embedding_table, intake, pin_fold, state_topic, worker
+from streams.embedded_rows import EmbeddedRows
+from streams.enrichment import Enriched
+from streams.outlet import Outlet
+from streams.positions import Start
+from streams.state_cache import CachedStore
+from streams.state_flush import StateFlush
+from streams.state_rows import StateRows
+from streams.worker import EnrichmentWorker
+
+Plant = Callable[[], AbstractContextManager[None]]
+
+
+def _replacing(owner: Any, name: str, change: Callable[[Any], Any]) -> Plant:
+    """A plant that puts `change(original)` in place of an attribute."""
+
+    @contextmanager
+    def plant() -> Iterator[None]:
+        original = getattr(owner, name)
+        setattr(owner, name, change(original))
+        try:
+            yield
+        finally:
+            setattr(owner, name, original)
+
+    return plant
+
+
+def _commit_first(step: Any) -> Any:
+    def planted(self: Any, fetched: Any, towers: Any) -> None:
+        self._intake.commit(fetched.offsets, wait=True)
+        step(self, fetched, towers)
+
+    return planted
+
+
+def _commit_unacknowledged(settle: Any) -> Any:
+    def planted(self: Any, **how: Any) -> None:
+        self._intake.commit(self._in_flight.offsets, wait=True)
+        settle(self, **how)
+
+    return planted
+
+
+def _two_writes(put_many: Any) -> Any:
+    def planted(self: Any, ids: Any, records: Any, tails: Any, meta: Mapping[str, bytes] | None = None) -> None:
+        if meta and len(ids):
+            put_many(self, ids[:0], records[:0], [], meta)
+            meta = None
+        put_many(self, ids, records, tails, meta)
+
+    return planted
+
+
+@contextmanager
+def _letters_after_the_commit() -> Iterator[None]:
+    produce, settle = Outlet.produce_letters, EnrichmentWorker._settle
+
+    def keep(self: Any, letters: Sequence[Any]) -> None:
+        self.late = [*getattr(self, "late", ()), *letters]
+
+    def planted(self: Any, **how: Any) -> None:
+        late, self._outlet.late = getattr(self._outlet, "late", []), []
+        settle(self, **how)
+        produce(self._outlet, late)
+
+    Outlet.produce_letters, EnrichmentWorker._settle = keep, planted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Outlet.produce_letters, EnrichmentWorker._settle = produce, settle  # type: ignore[method-assign]
+
+
+@contextmanager
+def _last_arrival_wins() -> Iterator[None]:
+    newer, order = embedding_table._newer, embedding_table._by_pin_and_age
+
+    def always(one: Any, other: Any) -> Any:
+        return np.ones(len(one), np.bool_)
+
+    def by_arrival(fields: Any) -> Any:
+        return np.argsort(fields["pin_id"], kind="stable")
+
+    embedding_table._newer, embedding_table._by_pin_and_age = always, by_arrival
+    try:
+        yield
+    finally:
+        embedding_table._newer, embedding_table._by_pin_and_age = newer, order
+
+
+def _only_what_changed(enrich: Any) -> Any:
+    def planted(batches: Any, store: Any, *others: Any) -> Enriched:
+        done: Enriched = enrich(batches, store, *others)
+        before, found, _ = store.get_many(done.pin_ids)
+        changed = ~found
+        for name in ("changed_offset", "aggregated_offset"):
+            changed |= before[name] != done.records[name]
+        return replace(done, rows=[_chosen(rows, np.flatnonzero(changed).tolist()) for rows in done.rows])
+
+    return planted
+
+
+def _chosen(rows: EmbeddedRows, places: list[int]) -> EmbeddedRows:
+    return replace(
+        rows,
+        keys=[rows.keys[place] for place in places],
+        values=[rows.values[place] for place in places],
+        partitions=[rows.partitions[place] for place in places],
+    )
+
+
+def _from_the_groups_offset(plan: Any) -> Any:
+    def planted(committed: int, stored: int | None, checkpoint: int | None, low: int) -> Start:
+        start: Start = plan(committed, stored, checkpoint, low)
+        return replace(start, offset=max(committed, low, 0))
+
+    return planted
+
+
+def _from_the_stores_offset(plan: Any) -> Any:
+    def planted(committed: int, stored: int | None, checkpoint: int | None, low: int) -> Start:
+        start: Start = plan(committed, stored, checkpoint, low)
+        return replace(start, offset=max(start.offset, start.known))
+
+    return planted
+
+
+def _silent_below_the_store(plan: Any) -> Any:
+    def planted(committed: int, stored: int | None, checkpoint: int | None, low: int) -> Start:
+        start: Start = plan(committed, stored, checkpoint, low)
+        return replace(start, silent_until=max(start.silent_until, start.known))
+
+    return planted
+
+
+def _checkpoint_too_early(settle: Any) -> Any:
+    def planted(self: Any, **how: Any) -> None:
+        self._produce_states(self._flush.next_checkpoints(), checkpoints=True)
+        settle(self, **how)
+
+    return planted
+
+
+def _covers_what_came_later(start: Any) -> Any:
+    def planted(self: Any) -> None:
+        start(self)
+        self._run.covers = self._covered
+
+    return planted
+
+
+def _first_chunk_only(next_rows: Any) -> Any:
+    def planted(self: Any, **how: Any) -> StateRows | None:
+        rows: StateRows | None = next_rows(self, **how)
+        if rows is not None:
+            self._run.pin_ids = self._run.pin_ids[:0]
+        return rows
+
+    return planted
+
+
+def _stops_before_the_end(read: Any) -> Any:
+    def planted(consumer: Any, topic: str, starts: Any, ends: Mapping[int, int], *others: Any) -> Any:
+        return read(consumer, topic, starts, {number: end - 1 for number, end in ends.items()}, *others)
+
+    return planted
+
+
+def _no_fence(check: Any) -> Any:
+    return lambda self: None
+
+
+def _every_event_is_new(fold: Any) -> Any:
+    def planted(records: Records, titles: Any, slots: Any, changes: Any, *others: Any) -> int:
+        records[changes.source][slots] = -2
+        done: int = fold(records, titles, slots, changes, *others)
+        return done
+
+    return planted
+
+
+def _nothing_is_awaited(wait: Any) -> Any:
+    return lambda self: None
+
+
+def _keeps_what_is_queued(drop: Any) -> Any:
+    return lambda self: None
+
+
+PLANTED: dict[str, Plant] = {
+    "commit before store": _replacing(EnrichmentWorker, "_step", _commit_first),
+    "commit before acknowledge": _replacing(EnrichmentWorker, "_settle", _commit_unacknowledged),
+    "acknowledgements are not awaited": _replacing(Outlet, "wait", _nothing_is_awaited),
+    "letters after the commit": _letters_after_the_commit,
+    "position and states in two writes": _replacing(CachedStore, "put_many", _two_writes),
+    "redelivered events are not emitted": _replacing(worker, "enrich", _only_what_changed),
+    "start at the group's offset": _replacing(intake, "plan_start", _from_the_groups_offset),
+    "start at the store's offset": _replacing(intake, "plan_start", _from_the_stores_offset),
+    "silent below the store's offset": _replacing(intake, "plan_start", _silent_below_the_store),
+    "fold ignores offsets": _replacing(pin_fold, "fold", _every_event_is_new),
+    "a flush forgets all but its first chunk": _replacing(StateFlush, "next_rows", _first_chunk_only),
+    "checkpoint before its rows are acknowledged": _replacing(EnrichmentWorker, "_settle", _checkpoint_too_early),
+    "checkpoint covers what came after the flush": _replacing(StateFlush, "_start", _covers_what_came_later),
+    "restore stops before the end": _replacing(state_topic, "_read", _stops_before_the_end),
+    "zombie without a fence": _replacing(EnrichmentWorker, "_check_fence", _no_fence),
+    "what is queued survives a lost session": _replacing(Outlet, "drop", _keeps_what_is_queued),
+    "reader takes the last arrival": _last_arrival_wins,
+}
+
+
+def first_seed(name: str, seeds: Sequence[int], simulate: Callable[[int], Any]) -> tuple[int, str] | None:
+    """The first of the seeds that catches a planted bug, and as what; None when none does."""
+    with PLANTED[name]():
+        for seed in seeds:
+            outcome = simulate(seed)
+            if outcome.violations:
+                return seed, str(outcome.violations[0])
+    return None

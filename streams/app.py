@@ -9,9 +9,9 @@ import logging
 import signal
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faust
 from faust.types.auth import CredentialsT
@@ -105,26 +105,31 @@ def _credentials(settings: KafkaSettings) -> CredentialsT | None:
 async def run_apps(apps: Sequence[faust.App], loops: Sequence[FaustLoop], stop: asyncio.Event) -> None:
     """Run until `stop`, then finish the batches under way, commit, leave the group and close the stores.
 
-    Raises RuntimeError when an app ends by itself.
+    Raises RuntimeError when an app ends by itself, and what an app raises at its start.
     """
     for app in apps:
         app.finalize()
-        await app.maybe_start()
     log.info("running %s", ", ".join(app.conf.id for app in apps))
-    asked = asyncio.ensure_future(stop.wait())
-    ended = [asyncio.ensure_future(app.wait_until_stopped()) for app in apps]
-    await asyncio.wait([asked, *ended], return_when=asyncio.FIRST_COMPLETED)
+    asked: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+    # An app has started when its group has formed, which may take for ever: nothing waits for that.
+    starting: asyncio.Future[Any] = asyncio.gather(*(app.maybe_start() for app in apps))
+    guards: list[asyncio.Future[Any]] = [asyncio.ensure_future(loop.guard()) for loop in loops]
+    await asyncio.wait([asked, starting, *guards], return_when=asyncio.FIRST_COMPLETED)
+    ended: list[asyncio.Future[Any]] = []
+    if not asked.done() and starting.done() and not starting.exception():
+        ended = [asyncio.ensure_future(app.wait_until_stopped()) for app in apps]
+        await asyncio.wait([asked, *ended, *guards], return_when=asyncio.FIRST_COMPLETED)
     by_itself = not asked.done()
-    for waiting in (asked, *ended):
-        waiting.cancel()
-        with suppress(asyncio.CancelledError):
-            await waiting
     for app in apps:
         await app.stop()
+    for waiting in (asked, starting, *ended, *guards):
+        waiting.cancel()
+    came = await asyncio.gather(asked, starting, *ended, *guards, return_exceptions=True)
     for loop in loops:
         loop.close()
     if by_itself:
-        raise RuntimeError("Faust has ended by itself; its log says why")
+        failures = [one for one in came if isinstance(one, Exception)]
+        raise RuntimeError("Faust has ended by itself; its log says why") from next(iter(failures), None)
 
 
 def run_until_signalled(apps: Sequence[faust.App], loops: Sequence[FaustLoop]) -> None:

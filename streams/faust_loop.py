@@ -60,7 +60,7 @@ class LoopSettings:
 
 
 class FaustLoop:
-    """Registers one step's agent and timers on an app. `watch` is asked by the watchdog alone."""
+    """Registers one step's agent and clock on an app. `watch` is asked by the watchdog alone."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class FaustLoop:
         self.owned: frozenset[Partition] = frozenset()
 
     def register(self, app: faust.App) -> None:
-        """Add the agent, the clock and the watchdog. Call once, before the app starts."""
+        """Add the agent and the clock. Call once, before the app starts."""
         topic = app.topic(
             *self._driver.topics,
             # Raw: a message that Faust cannot decode would be gone before we see it.
@@ -88,8 +88,7 @@ class FaustLoop:
         # concurrency=1: with more Faust commits past a message that is still being worked on.
         app.agent(topic, name=self._driver.name, concurrency=1)(self._agent)
         app.on_partitions_assigned.connect(self._on_assigned, weak=False)
-        for task in (self._clock, self._heart, self._watchdog):
-            app.task(task)
+        app.task(self._clock)
 
     async def _on_assigned(self, *arguments: Any, **_: Any) -> None:
         # What was owned before stays owned until here: Faust has waited for the batch at the revocation, and
@@ -136,6 +135,14 @@ class FaustLoop:
         while True:
             more = await self._guarded(self._driver.tick)
             await asyncio.sleep(0 if more else self._settings.tick_seconds)
+
+    async def guard(self) -> None:
+        """Watch over the process for as long as it runs.
+
+        NOTE: no task of the app's: those begin when the group has formed, and a group that does not form
+        is one of the ways to hang.
+        """
+        await asyncio.gather(self._heart(), self._watchdog())
 
     async def _heart(self) -> None:
         while True:

@@ -1,6 +1,7 @@
 """What goes wrong in one run, and when. Each seed draws a few kinds, so that rare mixtures happen too."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
@@ -28,7 +29,6 @@ KINDS = (
 )
 CALLS = (
     "consume",
-    "is assigned",
     "put_many",
     "stored",
     "produce_batch pin.embedded",
@@ -70,7 +70,7 @@ def fault_plan(rng: random.Random, seconds: float, workers: int, session_seconds
                 kind=rng.choice(kinds),
                 worker=rng.randrange(workers),
                 seconds=rng.choice((0.3, 1.0, 2.5)) * session_seconds * (0.3 + rng.random()),
-                call=rng.choice(CALLS),
+                call=rng.choice(CALLS) if rng.random() < 0.7 else "",
                 count=rng.choice((1, 1, 1, 2, 3)),
             )
             for _ in range(rng.randint(0, 8))
@@ -98,13 +98,22 @@ class Storm:
         self._fleet.kill(slot)
 
     def _kill_at_call(self, slot: Slot, fault: Fault) -> None:
-        slot.armed = Armed(lambda: self._fleet.kill(slot), fault.call, fault.count)
+        self._arm(slot, fault, lambda: self._fleet.kill(slot))
 
     def _pause(self, slot: Slot, fault: Fault) -> None:
         self._fleet.pause(slot, fault.seconds)
 
     def _pause_at_call(self, slot: Slot, fault: Fault) -> None:
-        slot.armed = Armed(lambda: self._fleet.pause(slot, fault.seconds), fault.call, fault.count)
+        self._arm(slot, fault, lambda: self._fleet.pause(slot, fault.seconds))
+
+    def _arm(self, slot: Slot, fault: Fault, action: Callable[[], None]) -> None:
+        """At a named call, or at any of the calls that follow an assignment, when state is restored."""
+        if not fault.call:
+            count = self._world.rng.randint(1, 20)
+            then = Armed(action, "", count)
+            slot.armed = Armed(lambda: setattr(slot, "armed", then), "is assigned", 1)
+        else:
+            slot.armed = Armed(action, fault.call, fault.count)
 
     def _cut(self, slot: Slot, fault: Fault) -> None:
         self._fleet.cut(slot, fault.seconds)
@@ -155,7 +164,8 @@ def trim_sources(broker: SimBroker) -> None:
     """Retention takes what is committed and covered by a checkpoint, which is all that it may take."""
     for number in range(broker.topics.partitions):
         said = [
-            orjson.loads(one.its_value or b"") for one in broker.topics.log(STATE_CHECKPOINTED.name, number).history
+            orjson.loads(one.its_value or b"")
+            for one in broker.topics.log(STATE_CHECKPOINTED.name, number).history
         ]
         covers = max(said, key=lambda one: int(one["state_offset"]))["covers"] if said else {}
         for topic in ENRICHMENT_SOURCES:

@@ -143,7 +143,9 @@ class History:
         if expected is None:
             self.complain("phantom", f"Pin {pin} at {at} in {where}: there are no such events")
         elif row != expected:
-            differs = {name: (row.get(name), expected[name]) for name in expected if row.get(name) != expected[name]}
+            differs = {
+                name: (row.get(name), expected[name]) for name in expected if row.get(name) != expected[name]
+            }
             self.complain("wrong_value", f"Pin {pin} at {at} in {where}: {differs}")
 
     def check_every_row(self) -> None:
@@ -158,10 +160,14 @@ class History:
 
     def check_newest(self, reader: SnapshotReader, version: str, where: str) -> None:
         """At rest: one row per Pin, at its newest events."""
-        at = {row["pin_id"]: (row["changed_offset"], row["aggregated_offset"]) for row in reader.rows(version)}
+        at = {
+            row["pin_id"]: (row["changed_offset"], row["aggregated_offset"]) for row in reader.rows(version)
+        }
         for pin in self.oracle.pins:
             if at.get(pin) != self.oracle.last(pin):
-                self.complain("lost", f"Pin {pin} is at {at.get(pin)} in {where}, not at {self.oracle.last(pin)}")
+                self.complain(
+                    "lost", f"Pin {pin} is at {at.get(pin)} in {where}, not at {self.oracle.last(pin)}"
+                )
         for row in reader.rows(version):
             self._check_row(where, row)
         if reader.letters:
@@ -191,7 +197,9 @@ class History:
             held: list[tuple[int, int, int, int]] = []
             for message in self.topics.log(PIN_FEATURES.name, number).history:
                 state = orjson.loads(message.its_value or b"")
-                held.append((message.its_offset, state["pin_id"], state["changed_offset"], state["aggregated_offset"]))
+                held.append(
+                    (message.its_offset, state["pin_id"], state["changed_offset"], state["aggregated_offset"])
+                )
                 state["status"] = _STATUS_NAMES[state["status"]] if state.get("status") else None
                 self._check_state(f"state row {number}@{message.its_offset}", state)
             for message in self.topics.log(STATE_CHECKPOINTED.name, number).history:
@@ -232,7 +240,10 @@ class History:
             if not is_there:
                 self.complain("restored_wrong", "a Pin is not in the restored state")
                 continue
-            state = {name: record[name].tolist() for name in (*_STATE_FIELDS, "pin_id", "changed_offset", "aggregated_offset")}
+            state = {
+                name: record[name].tolist()
+                for name in (*_STATE_FIELDS, "pin_id", "changed_offset", "aggregated_offset")
+            }
             state["status"] = _STATUS_NAMES[int(record["status"])] if record["status"] else None
             state["title"] = orjson.loads(tail) if tail else None
             at = (state["changed_offset"], state["aggregated_offset"])

@@ -99,7 +99,9 @@ class Oracle:
                 return None
             parts.append(mine.states[mine.offsets.index(offset)])
         one, other = parts
-        times = {name: max(one.get(name, 0), other.get(name, 0)) for name in ("occurred_at_ms", "ingested_at_ms")}
+        times = {
+            name: max(one.get(name, 0), other.get(name, 0)) for name in ("occurred_at_ms", "ingested_at_ms")
+        }
         return one | other | times
 
     def row(self, version: str, pin: int, changed: int, aggregated: int) -> dict[str, Any] | None:

@@ -57,7 +57,9 @@ def _commit_unacknowledged(settle: Any) -> Any:
 
 
 def _two_writes(put_many: Any) -> Any:
-    def planted(self: Any, ids: Any, records: Any, tails: Any, meta: Mapping[str, bytes] | None = None) -> None:
+    def planted(
+        self: Any, ids: Any, records: Any, tails: Any, meta: Mapping[str, bytes] | None = None
+    ) -> None:
         if meta and len(ids):
             put_many(self, ids[:0], records[:0], [], meta)
             meta = None
@@ -197,10 +199,6 @@ def _nothing_is_awaited(wait: Any) -> Any:
     return lambda self: None
 
 
-def _keeps_what_is_queued(drop: Any) -> Any:
-    return lambda self: None
-
-
 PLANTED: dict[str, Plant] = {
     "commit before store": _replacing(EnrichmentWorker, "_step", _commit_first),
     "commit before acknowledge": _replacing(EnrichmentWorker, "_settle", _commit_unacknowledged),
@@ -213,11 +211,12 @@ PLANTED: dict[str, Plant] = {
     "silent below the store's offset": _replacing(intake, "plan_start", _silent_below_the_store),
     "fold ignores offsets": _replacing(pin_fold, "fold", _every_event_is_new),
     "a flush forgets all but its first chunk": _replacing(StateFlush, "next_rows", _first_chunk_only),
-    "checkpoint before its rows are acknowledged": _replacing(EnrichmentWorker, "_settle", _checkpoint_too_early),
+    "checkpoint before its rows are acknowledged": _replacing(
+        EnrichmentWorker, "_settle", _checkpoint_too_early
+    ),
     "checkpoint covers what came after the flush": _replacing(StateFlush, "_start", _covers_what_came_later),
     "restore stops before the end": _replacing(state_topic, "_read", _stops_before_the_end),
     "zombie without a fence": _replacing(EnrichmentWorker, "_check_fence", _no_fence),
-    "what is queued survives a lost session": _replacing(Outlet, "drop", _keeps_what_is_queued),
     "reader takes the last arrival": _last_arrival_wins,
 }
 

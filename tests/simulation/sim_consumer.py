@@ -100,12 +100,16 @@ class SimConsumer:
             self._broker.ask(self._process, f"watermarks {partition.topic}[{partition.partition}]", timeout)
         return log.low, log.high
 
-    def committed(self, partitions: list[TopicPartition], timeout: float = ASK_SECONDS) -> list[TopicPartition]:
+    def committed(
+        self, partitions: list[TopicPartition], timeout: float = ASK_SECONDS
+    ) -> list[TopicPartition]:
         """The group's offsets."""
         self._broker.ask(self._process, "committed", timeout)
         return [
             TopicPartition(
-                one.topic, one.partition, self._group.committed.get((one.topic, one.partition), OFFSET_INVALID)
+                one.topic,
+                one.partition,
+                self._group.committed.get((one.topic, one.partition), OFFSET_INVALID),
             )
             for one in partitions
         ]
@@ -153,7 +157,9 @@ class SimConsumer:
         self._set_paused(partitions, False)
 
     def _set_paused(self, partitions: Sequence[TopicPartition], paused: bool) -> None:
-        self._process.call(("pause " if paused else "resume ") + " ".join(f"{p.topic}[{p.partition}]" for p in partitions))
+        self._process.call(
+            ("pause " if paused else "resume ") + " ".join(f"{p.topic}[{p.partition}]" for p in partitions)
+        )
         for one in partitions:
             self._reading[one.topic, one.partition].paused = paused
 
@@ -231,7 +237,7 @@ class SimConsumer:
             log, limit = self._broker.topics.log(*place), self._limit(place, self._reading[place])
             if reading.next < log.low:
                 reading.next = log.low
-            wanted = self._world.rng.randint(1, 8) if self._session.topics else 8
+            wanted = self._world.rng.choice((1, 3, 20)) if self._session.topics else 20
             found = [one for one in log.read(reading.next, min(wanted, count)) if one.its_offset < limit]
             if found:
                 reading.next = reading.last = found[-1].its_offset + 1
@@ -309,6 +315,7 @@ class SimConsumer:
         assert session.member is not None
         session.generation, session.holds = session.member.generation, True
         partitions = [TopicPartition(*place) for place in session.member.assignment]
+        self._process.call("is assigned")
         self._assigned_by_hand = False
         if session.callbacks.on_assign is not None:
             session.callbacks.on_assign(self, partitions)

@@ -79,9 +79,7 @@ class PartitionLog:
         """
         newest = {one.its_key: one.its_offset for one in self.records if one.its_offset < before}
         self.records = [
-            one
-            for one in self.records
-            if one.its_offset >= before or newest[one.its_key] == one.its_offset
+            one for one in self.records if one.its_offset >= before or newest[one.its_key] == one.its_offset
         ]
 
     def trim(self, before: int) -> None:

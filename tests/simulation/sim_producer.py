@@ -119,7 +119,9 @@ class SimProducer:
             return
         count = self._world.rng.randint(1, len(lane.queue))
         lane.wire = [lane.queue.popleft() for _ in range(count)]
-        self._world.time.after(self._world.rng.random() * self._broker.network.wire_seconds, lambda: self._arrive(lane))
+        self._world.time.after(
+            self._world.rng.random() * self._broker.network.wire_seconds, lambda: self._arrive(lane)
+        )
 
     def _arrive(self, lane: _Lane) -> None:
         """The request reaches the broker, whatever has become of its sender; a broken line loses it."""
@@ -130,7 +132,9 @@ class SimProducer:
         for one in sent:
             log = self._broker.topics.log(*one.place)
             offset = log.append(one.key, one.value, one.headers, self._broker.wall_ms())
-            self._world.trace(self._process.name, f"appends {one.place[0]}[{one.place[1]}]@{offset} {one.key!r}")
+            self._world.trace(
+                self._process.name, f"appends {one.place[0]}[{one.place[1]}]@{offset} {one.key!r}"
+            )
         lane.appended += sent
         delay = self._world.rng.random() * self._broker.network.acknowledge_seconds
         self._world.time.after(delay, lambda: self._acknowledge(lane, sent))
@@ -195,7 +199,9 @@ class SimProducer:
             if not len(self) or self._world.time.now >= deadline:
                 self._process.call(f"flushed, {len(self)} left")
                 return len(self)
-            self._process.block(min(deadline, self._next_expiry()), lambda: bool(self._reports) or not len(self))
+            self._process.block(
+                min(deadline, self._next_expiry()), lambda: bool(self._reports) or not len(self)
+            )
 
     def _next_expiry(self) -> float:
         return min(

@@ -62,7 +62,10 @@ class Knobs:
     def draw(cls, rng: random.Random) -> "Knobs":
         """Small numbers, so that chunks and batches end everywhere."""
         return cls(
-            rng.choice((1, 2, 2, 3)), rng.choice((0.5, 1.5, 4.0)), rng.choice((3, 8, 64)), rng.choice((2, 100))
+            rng.choice((1, 2, 2, 3)),
+            rng.choice((0.5, 1.2, 3.0)),
+            rng.choice((3, 8, 64)),
+            rng.choice((2, 100)),
         )
 
     def settings(self, name: str) -> WorkerSettings:
@@ -70,7 +73,7 @@ class Knobs:
         return WorkerSettings(
             name=name,
             batch_events=self.batch_events,
-            poll_seconds=0.25,
+            poll_seconds=0.4,
             backfill_chunk_pins=self.chunk_pins,
             flush_seconds=self.flush_seconds,
             flush_chunk_pins=self.chunk_pins,
@@ -91,6 +94,12 @@ def shared_decoders() -> Iterator[None]:
         yield
     finally:
         worker_module.enrichment_sources, state_topic.StateRowDecoder = sources, decoder  # type: ignore[misc]
+
+
+@functools.cache
+def _telemetry() -> EnrichmentTelemetry:
+    """What workers count is nobody's business here."""
+    return EnrichmentTelemetry(CollectorRegistry())
 
 
 _sources = functools.cache(worker_module.enrichment_sources)
@@ -126,7 +135,7 @@ class Fleet:
             self._knobs.settings(slot.name),
             SimStore(slot.disk, process),
             lambda: [towers[version] for version in self.versions],
-            EnrichmentTelemetry(CollectorRegistry()),
+            _telemetry(),
             lambda: self._scheduler.time.now,
             clients,
             Times(self._broker.wall_ms, process.sleep),

@@ -29,7 +29,7 @@ from .sim_log import SimTopics
 from .sim_workers import SERVING, SESSION_SECONDS, Fleet, Knobs, Slot, shared_decoders
 from .workload import Sent, workload
 
-_STORM_SECONDS = 8.0
+_STORM_SECONDS = 7.0
 _DRAIN_SECONDS = 150.0
 _TOPICS = (*ENRICHMENT_SOURCES, PIN_EMBEDDED, PIN_FEATURES, STATE_CHECKPOINTED, EMBEDDINGS_COUNTED)
 

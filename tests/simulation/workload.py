@@ -71,7 +71,7 @@ def _event(rng: random.Random, topic: str, pin: int, occurred_at_ms: int) -> Pin
         return PinAggregated.model_validate({"pin_id": pin, "occurred_at_ms": occurred_at_ms} | windows)
     fields: dict[str, Any] = {
         "status": rng.choice(["active", "paused", "deleted"]),
-        "title": f"Pin {rng.randrange(1000)} «é\"»",
+        "title": f'Pin {rng.randrange(1000)} «é"»',
         "price_micros": rng.randrange(10**6),
         "bid_micros": rng.randrange(10**6),
         "daily_budget_micros": rng.randrange(10**6),

@@ -1,9 +1,11 @@
 """The rules for Faust, each as a test that fails when the rule is undone."""
 
 import ast
+import asyncio
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faust
@@ -11,7 +13,7 @@ import pytest
 from faust.types.enums import ProcessingGuarantee
 from packaging.specifiers import SpecifierSet
 
-from streams.app import AppSettings, build_app, group_of
+from streams.app import AppSettings, build_app, group_of, run_apps
 from streams.faust_loop import FaustLoop, LoopSettings
 from streams.kafka import KafkaSettings
 
@@ -142,3 +144,64 @@ def test_each_protocol_is_taken_over(tmp_path: Path, protocol: str, came: str | 
 def test_a_remote_broker_without_encryption_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="kafka_plaintext"):
         _app(tmp_path, bootstrap_servers="kafka.example:9092")
+
+
+class _App:
+    """An app whose group never forms, or that ends by itself at once."""
+
+    conf = SimpleNamespace(id="app")
+
+    def __init__(self, *, forms: bool) -> None:
+        self._forms, self.stopped = forms, False
+
+    def finalize(self) -> None:
+        """Nothing to do."""
+
+    async def maybe_start(self) -> None:
+        if not self._forms:
+            await asyncio.Event().wait()
+
+    async def wait_until_stopped(self) -> None:
+        """Has ended."""
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+class _Loop:
+    def __init__(self) -> None:
+        self.guarded = asyncio.Event()
+        self.closed = False
+
+    async def guard(self) -> None:
+        self.guarded.set()
+        await asyncio.Event().wait()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_group_that_never_forms_is_watched_and_can_be_stopped() -> None:
+    async def main() -> None:
+        app: Any = _App(forms=False)
+        loop: Any = _Loop()
+        stop = asyncio.Event()
+        running = asyncio.ensure_future(run_apps([app], [loop], stop))
+        await loop.guarded.wait()
+        stop.set()
+        await running
+        assert app.stopped
+        assert loop.closed
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_an_app_that_ends_by_itself_is_a_failure() -> None:
+    async def main() -> None:
+        app: Any = _App(forms=True)
+        loop: Any = _Loop()
+        with pytest.raises(RuntimeError, match="ended by itself"):
+            await run_apps([app], [loop], asyncio.Event())
+        assert loop.closed
+
+    asyncio.run(asyncio.wait_for(main(), 10))

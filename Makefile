@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check kill-suite mutate format schemas bench peers debian clean
+.PHONY: help setup demo test test-slow check kill-suite simulate mutate format schemas bench peers debian clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,6 +36,9 @@ test-slow: setup ## the long suites (kill, swap and mutation runs)
 
 kill-suite: setup ## kill workers, a cutter and the broker under load; needs KAFKA_HOME (ARGS=--quick: embedded)
 	$(BIN)/python -m benchmarks.kill_suite $(ARGS)
+
+simulate: setup ## random faults against the worker on a simulated broker, clock and disk; ARGS="--seeds 100000"
+	$(BIN)/python -m tests.simulation $(ARGS)
 
 mutate: setup ## break each invariant on purpose and name the test that notices
 	$(BIN)/python -m tests.mutations $(ARGS)

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 
-NAMES = ("bytes_per_pin", "index_curve", "rank", "swap_storm", "enrich")
+NAMES = ("bytes_per_pin", "index_curve", "rank", "swap_storm", "enrich", "windows", "stream_steps")
 
 
 def main(arguments: list[str]) -> int:

@@ -103,13 +103,19 @@ def main() -> int:
     """Measure, print, exit with 1 below a bar."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="within 60 s, writes no result file")
-    parser.add_argument("--scenario", action="append", help="only this one of the full run (may be repeated)")
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        choices=[one.name for one in SCENARIOS],
+        help="only this one of the full run (may be repeated)",
+    )
     arguments = parser.parse_args()
     chosen: tuple[Scenario, ...] = QUICK if arguments.quick else SCENARIOS
     if arguments.scenario:
         chosen = tuple(one for one in SCENARIOS if one.name in arguments.scenario)
     results = _Results()
     for scenario in chosen:
+        print(f"{scenario.name} …", file=sys.stderr, flush=True)
         _measure(scenario, results, quick=arguments.quick)
     return _report(results, quick=arguments.quick or bool(arguments.scenario))
 

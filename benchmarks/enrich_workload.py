@@ -71,7 +71,8 @@ def events(count: int, workload: Workload | None = None) -> Events:
             f'"daily_budget_micros":50000000,"starts_at_ms":{FIRST_MS},"interest_targeting":true,'
             f'"auto_targeting":false,"display_stores":{stored}{vector}}}'
         )
-        value = _padded(value.replace(" ", ""), workload.bytes, padding[number % 4096 :])
+        start = number % 4096
+        value = _padded(value.replace(" ", ""), workload.bytes, padding[start : start + workload.bytes])
         made.append((b"%d" % pin, value.encode()))
     return made if workload.poison_every is None else poisoned(made, workload.poison_every)
 

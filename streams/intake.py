@@ -1,7 +1,7 @@
 """What the enrichment worker reads from Kafka: source batches, and where each partition starts."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -74,6 +74,8 @@ class Intake:
         self._asked: dict[Partition, int] = {}
         self._not_committed: dict[Partition, int] = {}
         self._silent_until: dict[Partition, int] = {}
+        self._held: dict[Partition, int] = {}
+        """Paused until the other sources of their partition have caught up -> where to go on."""
         self._closed = False
         self._state = StateTopic(settings, clients, store, handover.alive)
         overrides = {"on_commit": self._on_commit, "queued.max.messages.kbytes": 131_072}
@@ -107,6 +109,9 @@ class Intake:
             self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._closed:
+            # `close` serves a rebalance that was under way; nothing can be asked any more.
+            return
         with _as_retryable():
             self._take(consumer, partitions)
 
@@ -116,8 +121,13 @@ class Intake:
             return
         restored = self._state.restore(sorted({one.partition for one in partitions}))
         committed = consumer.committed(partitions, timeout=_ASK_SECONDS)
-        starts = {(one.topic, one.partition): self._start(one, restored) for one in committed}
+        marks = self._marks([(one.topic, one.partition) for one in committed])
+        starts = {
+            (one.topic, one.partition): self._start(one, marks[one.topic, one.partition], restored)
+            for one in committed
+        }
         consumer.assign([TopicPartition(*each, start.offset) for each, start in starts.items()])
+        consumer.resume([TopicPartition(*each) for each in starts])
         self.assigned = set(starts)
         self._silent_until = {
             each: one.silent_until for each, one in starts.items() if one.silent_until > one.offset
@@ -132,10 +142,10 @@ class Intake:
         offsets = {each: one.offset for each, one in starts.items()}
         self._handover.begin(Assignment(offsets, restored.checkpoints, unwritten, restored))
 
-    def _start(self, committed: TopicPartition, restored: Restored) -> Start:
+    def _start(self, committed: TopicPartition, marks: tuple[int, int], restored: Restored) -> Start:
         """Where to start with one partition; counts what is gone from the topic before it was read."""
         partition = (committed.topic, committed.partition)
-        low, high = self._state.watermarks(*partition)
+        low, high = marks
         checkpoint = restored.checkpoints.get(committed.partition)
         covered = None if checkpoint is None else checkpoint.covers.get(committed.topic, 0)
         start = plan_start(committed.offset, stored_position(self._store, partition), covered, low)
@@ -172,7 +182,7 @@ class Intake:
     def _leave(self) -> None:
         self._moved = True
         self.assigned = set()
-        self._asked, self._not_committed, self._silent_until = {}, {}, {}
+        self._asked, self._not_committed, self._silent_until, self._held = {}, {}, {}, {}
         self._telemetry.partitions.set(0)
 
     def read(self, count: int, timeout_seconds: float) -> Fetched | None:
@@ -187,17 +197,48 @@ class Intake:
         if self._moved:
             # Fetched before the partitions went to somebody else: theirs to read now.
             messages = [one for one in messages if (one.topic(), one.partition()) in self.assigned]
+        messages = self._held_back(messages)
         if messages:
             return self._sorted(messages)
         if self._not_committed:
             self.commit({}, wait=False)
         return None
 
+    def _held_back(self, messages: list[Message]) -> list[Message]:
+        """Without the fresh messages of partitions of which another source is still catching up.
+
+        Their rows would be out with a state that lacks what another owner had folded in and emitted.
+        """
+        if not self._silent_until:
+            return messages
+        newest = {(str(one.topic()), int(one.partition() or 0)): int(one.offset() or 0) for one in messages}
+        behind = {
+            where[1] for where, bound in self._silent_until.items() if newest.get(where, -1) < bound - 1
+        }
+        kept: list[Message] = []
+        for one in messages:
+            where, offset = (str(one.topic()), int(one.partition() or 0)), int(one.offset() or 0)
+            if where[1] not in behind or offset < self._silent_until.get(where, 0):
+                kept.append(one)
+            elif where not in self._held:
+                self._held[where] = offset
+                self._consumer.pause([TopicPartition(*where)])
+        return kept
+
+    def _let_go(self) -> None:
+        """Go on with what was held back, where all sources of its partition have caught up."""
+        behind = {number for _, number in self._silent_until}
+        for where in [one for one in self._held if one[1] not in behind]:
+            self._consumer.seek(TopicPartition(*where, self._held.pop(where)))
+            self._consumer.resume([TopicPartition(*where)])
+
     def _sorted(self, messages: Sequence[Message]) -> Fetched:
         one = fetched(self._sources, messages, self._silent_until)
         for each, offset in one.offsets.items():
             if offset >= self._silent_until.get(each, offset + 1):
                 del self._silent_until[each]
+        if self._held:
+            self._let_go()
         return one
 
     def commit(self, offsets: Offsets, *, wait: bool) -> None:
@@ -228,6 +269,9 @@ class Intake:
             failed = [(str(one.topic), int(one.partition)) for one in partitions]
             # The highest offset asked for, not the one that failed: a later commit may have succeeded.
             self._not_committed |= {one: self._asked[one] for one in failed if one in self._asked}
+            if error.code() == KafkaError.REBALANCE_IN_PROGRESS and self.assigned:
+                # Whatever is done from now on until the partitions go, the next owner does again.
+                self._consumer.pause([TopicPartition(*each) for each in sorted(self.assigned)])
 
     def still_ours(self) -> bool:
         """Ask the group's coordinator, by committing once more what is committed: a zombie is refused."""
@@ -243,7 +287,18 @@ class Intake:
 
     def state_ends(self, partitions: Sequence[int]) -> dict[int, int]:
         """Ends of these partitions of the state topic now."""
-        return {number: self._state.watermarks(PIN_FEATURES.name, number)[1] for number in partitions}
+        marks = self._state.watermarks(PIN_FEATURES.name, partitions)
+        return {number: end for number, (_, end) in marks.items()}
+
+    def _marks(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]:
+        by_topic: dict[str, list[int]] = {}
+        for topic, number in partitions:
+            by_topic.setdefault(topic, []).append(number)
+        return {
+            (topic, number): marks
+            for topic, numbers in by_topic.items()
+            for number, marks in self._state.watermarks(topic, numbers).items()
+        }
 
     def lag(self, *, ask: bool = False) -> dict[str, int]:
         """Messages between position and end of the topic, by topic, as far as the fetcher knows.
@@ -251,9 +306,10 @@ class Intake:
         With `ask` the broker is asked for the ends, which tells also when nothing is fetched.
         """
         behind = dict.fromkeys(self._sources, 0)
+        told = self._marks(self.assigned) if ask else {}
         for one in self._consumer.position([TopicPartition(*each) for each in sorted(self.assigned)]):
             if ask:
-                _, high = self._state.watermarks(one.topic, one.partition)
+                _, high = told[one.topic, one.partition]
             else:
                 _, high = self._consumer.get_watermark_offsets(one, cached=True)
             if high > 0 and one.offset >= 0:

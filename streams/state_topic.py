@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, Message, TopicPartition
 
 from features.store import RecordStore
 from schemas.codec import decode
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _ASK_SECONDS = 10.0
 _SILENCE_SECONDS = 30.0
+_READ_SECONDS = 0.1
+"""A read of a full chunk takes as long as this when there is less to read."""
 _CHUNK = 4096
 _TAIL = 64
 """Checkpoints read from the end of a partition; the newest ones say most, and one is enough."""
@@ -72,11 +74,21 @@ class StateTopic:
             log.info("restored %d state rows of %d partitions", restored.rows, len(partitions))
         return restored
 
-    def watermarks(self, topic: str, number: int) -> tuple[int, int]:
-        """First offset and end of a partition now, from the broker."""
-        where = TopicPartition(topic, number)
-        low, high = self._consumer.get_watermark_offsets(where, timeout=_ASK_SECONDS)
-        return int(low), int(high)
+    def watermarks(self, topic: str, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """First offset and end of each partition now, from the broker, in two requests.
+
+        NOTE: `get_watermark_offsets` asks for one partition, and waits behind a fetch that is under way.
+        """
+        if not partitions:
+            return {}
+        first, after = (
+            self._consumer.offsets_for_times(
+                [TopicPartition(topic, number, which) for number in partitions], timeout=_ASK_SECONDS
+            )
+            for which in (OFFSET_BEGINNING, OFFSET_END)
+        )
+        ends = {one.partition: one.offset for one in after}
+        return {one.partition: (int(one.offset), int(ends[one.partition])) for one in first}
 
     def close(self) -> None:
         """Disconnect."""
@@ -84,8 +96,7 @@ class StateTopic:
 
     def _checkpoints(self, partitions: Sequence[int]) -> dict[int, StateCheckpointed]:
         starts, ends = {}, {}
-        for number in partitions:
-            low, high = self.watermarks(STATE_CHECKPOINTED.name, number)
+        for number, (low, high) in self.watermarks(STATE_CHECKPOINTED.name, partitions).items():
             starts[number], ends[number] = max(low, high - _TAIL), high
         best: dict[int, StateCheckpointed] = {}
         for messages in _read(self._consumer, STATE_CHECKPOINTED.name, starts, ends):
@@ -100,8 +111,7 @@ class StateTopic:
 
     def _rows(self, partitions: Sequence[int], restored: Restored) -> None:
         starts, ends = {}, {}
-        for number in partitions:
-            low, high = self.watermarks(PIN_FEATURES.name, number)
+        for number, (low, high) in self.watermarks(PIN_FEATURES.name, partitions).items():
             stored = stored_position(self._store, (PIN_FEATURES.name, number)) or 0
             restored.missed_rows += max(0, low - stored)
             # A store that is ahead of the topic read another one: that is for the sources' check to refuse.
@@ -129,9 +139,9 @@ def _read(
     consumer.assign([TopicPartition(topic, number, starts[number]) for number in sorted(missing)])
     silent = 0.0
     while missing:
-        fetched = consumer.consume(_CHUNK, 1.0)
+        fetched = consumer.consume(_CHUNK, _READ_SECONDS)
         messages = [one for one in fetched if one.error() is None]
-        silent = 0.0 if messages else silent + 1.0
+        silent = 0.0 if messages else silent + _READ_SECONDS
         if silent >= _SILENCE_SECONDS:
             raise RetryableError(
                 f"{topic}: nothing came for {_SILENCE_SECONDS:.0f} s, {sorted(missing)} lack"

@@ -1,10 +1,10 @@
-"""`python -m tests.simulation SEED [-v]` replays one seed; `--seeds N [--from M]` runs many."""
+"""Replay one seed (`SEED [-v]`), run many (`--seeds N [--from M]`), or catch planted bugs (`--planted`)."""
 
 import argparse
 import sys
 import time
 
-from .runner import run_seeds
+from .runner import run_planted, run_seeds
 from .sim_world import simulate
 
 
@@ -15,11 +15,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first one")
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--strict", action="store_true", help="stop processes while they hand over rows, too")
+    parser.add_argument("--planted", action="store_true", help="the first seed that catches each planted bug")
     return parser.parse_args()
 
 
-def _replay(seed: int, verbose: bool) -> int:
-    outcome = simulate(seed)
+def _replay(seed: int, verbose: bool, strict: bool) -> int:
+    outcome = simulate(seed, strict=strict)
     if verbose:
         print("\n".join(outcome.lines))
     print(f"seed {seed}: {outcome.events} events, trace {outcome.digest[:16]}")
@@ -28,26 +30,37 @@ def _replay(seed: int, verbose: bool) -> int:
     return 1 if outcome.violations else 0
 
 
-def _run_many(first: int, count: int, workers: int) -> int:
+def _run_many(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     failed = events = 0
-    for outcome in run_seeds(range(first, first + count), workers):
+    more = " --strict" if options.strict else ""
+    seeds = range(options.first, options.first + options.seeds)
+    for outcome in run_seeds(seeds, options.workers, strict=options.strict):
         events += outcome.events
         if outcome.violations:
             failed += 1
             print(f"seed {outcome.seed}: {outcome.violations[0]}")
-            print(f"  replay: python -m tests.simulation {outcome.seed} -v", flush=True)
+            print(f"  replay: python -m tests.simulation {outcome.seed} -v{more}", flush=True)
     seconds = time.perf_counter() - start
-    print(f"{count} seeds, {events} events, {failed} failed, {seconds:.1f} s, {count / seconds:.1f} seeds/s")
+    rate = options.seeds / seconds
+    print(f"{options.seeds} seeds, {events} events, {failed} failed, {seconds:.1f} s, {rate:.1f} seeds/s")
     return 1 if failed else 0
 
 
+def _catch_planted(options: argparse.Namespace) -> int:
+    missed = 0
+    for caught in run_planted(options.seeds, options.workers):
+        missed += caught.seed is None
+        print(f"{caught.bug}: seed {caught.seed}  {caught.violation}", flush=True)
+    return 1 if missed else 0
+
+
 def main() -> int:
-    """Exit code 1 when a seed broke a promise."""
-    arguments = _arguments()
-    if arguments.seed is not None:
-        return _replay(arguments.seed, arguments.verbose)
-    return _run_many(arguments.first, arguments.seeds, arguments.workers)
+    """Exit code 1 when a seed broke a promise, or when a planted bug was not caught."""
+    options = _arguments()
+    if options.seed is not None:
+        return _replay(options.seed, options.verbose, options.strict)
+    return _catch_planted(options) if options.planted else _run_many(options)
 
 
 if __name__ == "__main__":

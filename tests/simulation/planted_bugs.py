@@ -1,4 +1,4 @@
-"""Bugs put into the worker, its store, its readers on purpose: what the simulation does not catch, it does not test.
+"""Bugs put into worker, store and readers on purpose: what is not caught here is not tested here.
 
 Each is a mistake that somebody could make in good faith. `PLANTED` names them; `python -m tests.simulation
 --planted` finds the first seed that catches each.
@@ -22,6 +22,8 @@ from streams.state_flush import StateFlush
 from streams.state_rows import StateRows
 from streams.worker import EnrichmentWorker
 
+from .patching import replaced
+
 Plant = Callable[[], AbstractContextManager[None]]
 
 
@@ -30,12 +32,8 @@ def _replacing(owner: Any, name: str, change: Callable[[Any], Any]) -> Plant:
 
     @contextmanager
     def plant() -> Iterator[None]:
-        original = getattr(owner, name)
-        setattr(owner, name, change(original))
-        try:
+        with replaced(owner, name, change(getattr(owner, name))):
             yield
-        finally:
-            setattr(owner, name, original)
 
     return plant
 
@@ -80,28 +78,23 @@ def _letters_after_the_commit() -> Iterator[None]:
         settle(self, **how)
         produce(self._outlet, late)
 
-    Outlet.produce_letters, EnrichmentWorker._settle = keep, planted  # type: ignore[method-assign]
-    try:
+    with replaced(Outlet, "produce_letters", keep), replaced(EnrichmentWorker, "_settle", planted):
         yield
-    finally:
-        Outlet.produce_letters, EnrichmentWorker._settle = produce, settle  # type: ignore[method-assign]
 
 
 @contextmanager
 def _last_arrival_wins() -> Iterator[None]:
-    newer, order = embedding_table._newer, embedding_table._by_pin_and_age
-
     def always(one: Any, other: Any) -> Any:
         return np.ones(len(one), np.bool_)
 
     def by_arrival(fields: Any) -> Any:
         return np.argsort(fields["pin_id"], kind="stable")
 
-    embedding_table._newer, embedding_table._by_pin_and_age = always, by_arrival
-    try:
+    with (
+        replaced(embedding_table, "_newer", always),
+        replaced(embedding_table, "_by_pin_and_age", by_arrival),
+    ):
         yield
-    finally:
-        embedding_table._newer, embedding_table._by_pin_and_age = newer, order
 
 
 def _only_what_changed(enrich: Any) -> Any:
@@ -219,13 +212,3 @@ PLANTED: dict[str, Plant] = {
     "zombie without a fence": _replacing(EnrichmentWorker, "_check_fence", _no_fence),
     "reader takes the last arrival": _last_arrival_wins,
 }
-
-
-def first_seed(name: str, seeds: Sequence[int], simulate: Callable[[int], Any]) -> tuple[int, str] | None:
-    """The first of the seeds that catches a planted bug, and as what; None when none does."""
-    with PLANTED[name]():
-        for seed in seeds:
-            outcome = simulate(seed)
-            if outcome.violations:
-                return seed, str(outcome.violations[0])
-    return None

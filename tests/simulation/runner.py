@@ -1,20 +1,56 @@
-"""Many seeds over several processes."""
+"""Many seeds, or all planted bugs, over several processes."""
 
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from multiprocessing.pool import Pool
 
+from .planted_bugs import PLANTED
 from .sim_world import Outcome, simulate
 
 
-def run_seeds(seeds: Iterable[int], workers: int = 2) -> Iterator[Outcome]:
+@dataclass(frozen=True)
+class Caught:
+    """The first seed that caught a planted bug and as what; None when none did."""
+
+    bug: str
+    seed: int | None
+    violation: str
+
+
+def run_seeds(seeds: Iterable[int], workers: int = 2, *, strict: bool = False) -> Iterator[Outcome]:
     """Outcomes in the order of the seeds, without their traces."""
+    with _pool(workers) as pool:
+        yield from pool.imap(_run_one, ((seed, strict) for seed in seeds), chunksize=4)
+
+
+def run_planted(seeds: int, workers: int = 2) -> Iterator[Caught]:
+    """For each planted bug the first of so many seeds that catches it."""
+    with _pool(workers) as pool:
+        yield from pool.imap(_catch, ((bug, seeds) for bug in PLANTED))
+
+
+def _pool(workers: int) -> Pool:
     # One thread each: batches of three events are not worth waking others for.
     os.environ |= {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(_run_one, seeds, chunksize=4)
+    return multiprocessing.get_context("spawn").Pool(workers)
 
 
-def _run_one(seed: int) -> Outcome:
-    return replace(simulate(seed), lines=())
+def _run_one(job: tuple[int, bool]) -> Outcome:
+    seed, strict = job
+    return replace(simulate(seed, strict=strict), lines=())
+
+
+def _catch(job: tuple[str, int]) -> Caught:
+    bug, seeds = job
+    return catch(bug, range(seeds))
+
+
+def catch(bug: str, seeds: Iterable[int]) -> Caught:
+    """Run seeds with a planted bug until one catches it."""
+    with PLANTED[bug]():
+        for seed in seeds:
+            if violations := simulate(seed).violations:
+                return Caught(bug, seed, str(violations[0]))
+    return Caught(bug, None, "")

@@ -4,29 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, TopicPartition
 
 from .scheduler import Process
-from .sim_broker import ASK_SECONDS, SimBroker, failure
+from .sim_broker import SimBroker
+from .sim_commits import SimCommits
 from .sim_group import HEARTBEAT_SECONDS, Member, Place
 from .sim_log import SimMessage
+from .sim_questions import BrokerQuestions
 
 RebalanceCallback = Callable[[Any, list[TopicPartition]], None]
 
-_COMMIT_SECONDS = 0.05
 _FETCHED_BEFORE = 0.25
 """How often messages that were fetched before a rebalance come out of the call that tells of it."""
-
-
-@dataclass(frozen=True)
-class _TopicMetadata:
-    partitions: dict[int, None]
-
-
-@dataclass(frozen=True)
-class _Metadata:
-    cluster_id: str
-    topics: dict[str, _TopicMetadata]
 
 
 @dataclass
@@ -47,15 +37,6 @@ class _Reading:
 
 
 @dataclass
-class _Commit:
-    offsets: dict[Place, int]
-    member: Member | None
-    generation: int
-    error: int | None = None
-    done: bool = False
-
-
-@dataclass
 class _Session:
     """What the client believes about its membership."""
 
@@ -68,64 +49,18 @@ class _Session:
     heard_at: float = 0.0
 
 
-class SimConsumer:
+class SimConsumer(BrokerQuestions):
     """Rebalance callbacks run inside `consume` and `close`, as librdkafka's do."""
 
     def __init__(self, config: dict[str, Any], process: Process, broker: SimBroker) -> None:
         assert config["enable.auto.commit"] is False
-        self._config, self._process, self._broker, self._world = config, process, broker, broker.world
-        self._group = broker.group
+        super().__init__(process, broker)
+        self._config = config
         self._session = _Session()
         self._reading: dict[Place, _Reading] = {}
         self._assigned_by_hand = False
-        self._commits: list[_Commit] = []
-        self._commit_free_at = 0.0
+        self._commits = SimCommits(process, broker, config.get("on_commit"))
         self._closed = False
-
-    # Metadata
-
-    def list_topics(self, topic: str | None = None, timeout: float = ASK_SECONDS) -> _Metadata:
-        """Topics and their partitions."""
-        self._broker.ask(self._process, "list_topics", timeout)
-        numbers = dict.fromkeys(range(self._broker.topics.partitions))
-        names = self._broker.topics.names if topic is None else [topic]
-        return _Metadata(self._broker.cluster_id, {name: _TopicMetadata(numbers) for name in names})
-
-    def get_watermark_offsets(
-        self, partition: TopicPartition, timeout: float = ASK_SECONDS, cached: bool = False
-    ) -> tuple[int, int]:
-        """First offset and end."""
-        log = self._broker.topics.log(partition.topic, partition.partition)
-        if not cached:
-            self._broker.ask(self._process, f"watermarks {partition.topic}[{partition.partition}]", timeout)
-        return log.low, log.high
-
-    def committed(
-        self, partitions: list[TopicPartition], timeout: float = ASK_SECONDS
-    ) -> list[TopicPartition]:
-        """The group's offsets."""
-        self._broker.ask(self._process, "committed", timeout)
-        return [
-            TopicPartition(
-                one.topic,
-                one.partition,
-                self._group.committed.get((one.topic, one.partition), OFFSET_INVALID),
-            )
-            for one in partitions
-        ]
-
-    def offsets_for_times(
-        self, partitions: list[TopicPartition], timeout: float = ASK_SECONDS
-    ) -> list[TopicPartition]:
-        """First offsets (OFFSET_BEGINNING) or ends (OFFSET_END); other times are not kept."""
-        self._broker.ask(self._process, f"offsets of {len(partitions)} partitions", timeout)
-        found = []
-        for one in partitions:
-            log = self._broker.topics.log(one.topic, one.partition)
-            assert one.offset in (OFFSET_BEGINNING, OFFSET_END)
-            offset = log.low if one.offset == OFFSET_BEGINNING else log.high
-            found.append(TopicPartition(one.topic, one.partition, offset))
-        return found
 
     # Assignment
 
@@ -197,7 +132,7 @@ class SimConsumer:
         self._process.call("consume")
         deadline = self._world.time.now + (timeout if timeout >= 0 else 1e9)
         while True:
-            self._report_commits()
+            self._commits.report()
             before = self._fetch(num_messages) if self._is_told_late() else []
             told = self._follow_group()
             messages = before or self._fetch(num_messages)
@@ -210,7 +145,7 @@ class SimConsumer:
         return bool(self._news()) and self._world.rng.random() < _FETCHED_BEFORE
 
     def _has_news(self) -> bool:
-        return bool(self._news()) or any(commit.done for commit in self._commits) or self._has_messages()
+        return bool(self._news()) or self._commits.answered or self._has_messages()
 
     def _limit(self, place: Place, reading: _Reading) -> int:
         """Up to where messages can be handed out: the end, or what was read ahead before the line broke."""
@@ -235,8 +170,7 @@ class SimConsumer:
         for place in places:
             reading = self._reading[place]
             log, limit = self._broker.topics.log(*place), self._limit(place, self._reading[place])
-            if reading.next < log.low:
-                reading.next = log.low
+            reading.next = max(reading.next, log.low)
             wanted = self._world.rng.choice((1, 3, 20)) if self._session.topics else 20
             found = [one for one in log.read(reading.next, min(wanted, count)) if one.its_offset < limit]
             if found:
@@ -329,40 +263,9 @@ class SimConsumer:
         self._session.holds = False
         self._reading = {}
 
-    # Commits
-
     def commit(self, offsets: list[TopicPartition], asynchronous: bool = True) -> None:
         """Commit; a synchronous one raises KafkaException when it is refused or not answered."""
-        wanted = {(one.topic, one.partition): int(one.offset) for one in offsets}
-        self._process.call(f"commit {'async' if asynchronous else 'sync'} {sorted(wanted.items())}")
-        one = _Commit(wanted, self._session.member, self._session.generation)
-        delay = self._world.rng.random() * _COMMIT_SECONDS
-        self._commit_free_at = max(self._commit_free_at, self._world.time.now + delay)
-        self._world.time.at(self._commit_free_at, lambda: self._apply(one))
-        if asynchronous:
-            self._commits.append(one)
-            return
-        self._process.block(self._world.time.now + ASK_SECONDS, lambda: one.done)
-        self._process.call("committed")
-        if not one.done or one.error is not None:
-            raise failure(KafkaError._TIMED_OUT if one.error is None else one.error)
-
-    def _apply(self, one: _Commit) -> None:
-        reachable = self._broker.up and not self._process.cut
-        one.error = self._group.refusal(one.member, one.generation) if reachable else KafkaError._TRANSPORT
-        if one.error is None:
-            self._world.trace(self._process.name, f"commits {sorted(one.offsets.items())}")
-            self._group.commit(one.offsets)
-        one.done = True
-
-    def _report_commits(self) -> None:
-        done = [one for one in self._commits if one.done]
-        self._commits = [one for one in self._commits if not one.done]
-        callback = self._config.get("on_commit")
-        for one in done:
-            if callback is not None:
-                error = None if one.error is None else failure(one.error).args[0]
-                callback(error, [TopicPartition(*place, offset) for place, offset in one.offsets.items()])
+        self._commits.commit(offsets, self._session.member, self._session.generation, asynchronous)
 
     def close(self) -> None:
         """Leave; the callbacks run a last time."""

@@ -33,7 +33,7 @@ def _vectors() -> npt.NDArray[np.float32]:
 
 
 _VECTORS = _vectors()
-_PACKED = [row.tobytes() for row in _VECTORS.astype("<f2")]
+_PACKED: list[bytes] = [row.tobytes() for row in _VECTORS.astype("<f2")]
 
 
 def vector_bytes(version: str, values: Mapping[str, Sequence[int]]) -> bytes:

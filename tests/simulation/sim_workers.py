@@ -10,12 +10,15 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry
 
 from schemas.errors import RetryableError
-from streams import state_topic
-from streams import worker as worker_module
+from streams import state_topic, worker
 from streams.kafka import KafkaClients, KafkaSettings
+from streams.sources import enrichment_sources
+from streams.state_rows import StateRowDecoder
 from streams.telemetry import EnrichmentTelemetry
-from streams.worker import EnrichmentWorker, Times, WorkerSettings
+from streams.worker import EnrichmentWorker
+from streams.worker_settings import Times, WorkerSettings
 
+from .patching import replaced
 from .scheduler import Process, Scheduler
 from .sim_broker import SimBroker
 from .sim_consumer import SimConsumer
@@ -87,13 +90,11 @@ class Knobs:
 @contextmanager
 def shared_decoders() -> Iterator[None]:
     """All simulated processes share the decoders, which keep nothing: making them takes most of a run."""
-    sources, decoder = worker_module.enrichment_sources, state_topic.StateRowDecoder
-    worker_module.enrichment_sources = _sources
-    state_topic.StateRowDecoder = _state_rows  # type: ignore[assignment,misc]
-    try:
+    with (
+        replaced(worker, "enrichment_sources", _sources),
+        replaced(state_topic, "StateRowDecoder", _state_rows),
+    ):
         yield
-    finally:
-        worker_module.enrichment_sources, state_topic.StateRowDecoder = sources, decoder  # type: ignore[misc]
 
 
 @functools.cache
@@ -102,8 +103,8 @@ def _telemetry() -> EnrichmentTelemetry:
     return EnrichmentTelemetry(CollectorRegistry())
 
 
-_sources = functools.cache(worker_module.enrichment_sources)
-_state_rows = functools.cache(state_topic.StateRowDecoder)
+_sources = functools.cache(enrichment_sources)
+_state_rows = functools.cache(StateRowDecoder)
 
 
 class Fleet:
@@ -130,7 +131,7 @@ class Fleet:
             consumer=cast(Any, lambda config: SimConsumer(config, process, self._broker)),
             producer=cast(Any, lambda config: SimProducer(config, process, self._broker)),
         )
-        worker = EnrichmentWorker(
+        real = EnrichmentWorker(
             KafkaSettings(session_timeout_ms=int(SESSION_SECONDS * 1000), heartbeat_interval_ms=400),
             self._knobs.settings(slot.name),
             SimStore(slot.disk, process),
@@ -140,7 +141,7 @@ class Fleet:
             clients,
             Times(self._broker.wall_ms, process.sleep),
         )
-        worker.run(lambda: process.stopping)
+        real.run(lambda: process.stopping)
 
     def supervise(self) -> bool:
         """Restart what has ended. Always true, so that it can stand before a condition."""

@@ -163,6 +163,8 @@ class _World:
         committed = dict(self._broker.group.committed)
         self._history.oracle.catch_up(self._topics)
         self._reader.read_on()
+        if self._rng.random() < 0.3:
+            self._reader.read_again(self._rng)
         self._history.check_snapshot(self._reader, SERVING, committed)
         self._scheduler.trace("reader", f"{self._reader.table.size(SERVING)} rows")
 

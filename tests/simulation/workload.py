@@ -33,7 +33,7 @@ def workload(rng: random.Random, seconds: float, partitions: int) -> list[Sent]:
     pins = [10 + number for number in range(rng.randint(2, 6))]
     with_poison = rng.random() < 0.5
     sent: list[Sent] = []
-    for _ in range(rng.randint(4, 9)):
+    for _ in range(rng.randint(3, 8)):
         at = rng.random() * seconds
         for _ in range(rng.randint(1, 6)):
             at += rng.random() * 0.05

@@ -77,7 +77,7 @@ def _is_staged(arguments: Sequence[Any], result: Any) -> bool:
 
 
 WORKER_SITES = {
-    "after_decode": Site(streams.enrichment, "decode_source", after=True),
+    "after_decode": Site(streams.enrichment, "decode_framed", after=True),
     "after_tower": Site(FakePinTower, "embed", after=True),
     "before_store": Site(RocksStore, "put_many", after=False, when=_stores_a_batch),
     "between_store_and_produce": Site(RocksStore, "put_many", after=True, when=_stores_a_batch),

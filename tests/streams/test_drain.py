@@ -9,6 +9,7 @@ from streams.kafka import KafkaSettings
 from tests.streams.kill_suite.driver import Place, run
 from tests.streams.kill_suite.plan import Act, Plan
 from tests.streams.kill_suite.processes import EXIT_SECONDS
+from tests.streams.kill_suite.report import EMBEDDED
 
 DRAINS = [5, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 
@@ -23,7 +24,7 @@ def test_a_worker_told_to_stop_under_load_ends_with_0_and_leaves_nothing_to_repe
     with EmbeddedBroker() as broker:
         settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
         # The driver itself asserts exit code 0 within the time.
-        report = run(plan, Place(settings, "embedded broker", tmp_path))
+        report = run(plan, Place(settings, EMBEDDED, tmp_path))
     assert report.faults() == [], report.as_json()
     assert len(report.drains_seconds) >= drains
     assert max(report.drains_seconds) <= EXIT_SECONDS == 15.0

@@ -37,7 +37,7 @@ CHAINS = {
 }
 """Each process of a chain takes up what the one before it was killed at, and is killed elsewhere."""
 
-ONCE = ("during_flush", "between_flush_and_checkpoint", "during_restore", *CUTTER_SITES)
+ONCE = ("during_flush", "between_flush_and_checkpoint", *RECOVERY_SITES, *BACKFILL_SITES, *CUTTER_SITES)
 """Failpoints that a process may reach no more than once; the others are hit at one of the first times."""
 
 REPEATS = [pytest.param(1, id="once"), pytest.param(20, id="20 times", marks=pytest.mark.slow)]
@@ -90,7 +90,9 @@ class Chain:
         child.start()
         assert child.process is not None
         try:
-            return -child.process.wait(WAIT_SECONDS), marker.read_text()
+            ended = -child.process.wait(WAIT_SECONDS)
+            assert marker.exists(), f"{name} was not reached before the end with {ended}: {child.tail()}"
+            return ended, marker.read_text()
         finally:
             child.kill()
 
@@ -210,3 +212,8 @@ def test_a_kill_at_a_failpoint_loses_nothing_and_leaves_nothing_twice(
 def test_every_failpoint_is_in_one_chain() -> None:
     assert sorted(name for names in CHAINS.values() for name in names) == sorted(SITES)
     assert len(SITES) == sum(map(len, (WORKER_SITES, RECOVERY_SITES, BACKFILL_SITES, CUTTER_SITES)))
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_a_failpoint_is_where_the_list_says(name: str) -> None:
+    assert callable(getattr(SITES[name].owner, SITES[name].attribute, None)), SITES[name]

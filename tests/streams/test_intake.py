@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 from confluent_kafka import TopicPartition
@@ -16,13 +14,6 @@ from streams.state_topic import Restored
 from streams.telemetry import EnrichmentTelemetry
 
 
-class _ShortTopic:
-    """A topic whose first 50 events were deleted."""
-
-    def watermarks(self, topic: str, number: int) -> tuple[int, int]:
-        return 50, 90
-
-
 def test_events_that_are_gone_are_counted_and_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     store, metrics = MemoryStore(PIN_RECORD), CollectorRegistry()
     store.put_many(
@@ -30,10 +21,8 @@ def test_events_that_are_gone_are_counted_and_named_in_the_log(caplog: pytest.Lo
     )
     made = Intake.__new__(Intake)  # without the connection that its constructor makes
     made._store, made._telemetry = store, EnrichmentTelemetry(metrics)
-    topic: Any = _ShortTopic()
-    made._state = topic
 
-    start = made._start(TopicPartition("pin.changed.v1", 3, 45), Restored())
+    start = made._start(TopicPartition("pin.changed.v1", 3, 45), (50, 90), Restored())
 
     assert start.offset == 50
     labels = {"topic": "pin.changed.v1"}

@@ -19,6 +19,7 @@ from streams.local_kafka import LocalKafka
 from tests.kafka_fixture import SHORT_SESSIONS
 from tests.streams.kill_suite.driver import Place, run, small
 from tests.streams.kill_suite.plan import FULL, QUICK, Act, Plan
+from tests.streams.kill_suite.report import EMBEDDED
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def places(root: Path, home: str | None) -> Iterator[Place]:
     """A broker of one's own: real when `home` names a distribution, embedded when not."""
     if home is None:
         with EmbeddedBroker() as embedded:
-            yield Place(KafkaSettings(bootstrap_servers=embedded.bootstrap_servers), "embedded broker", root)
+            yield Place(KafkaSettings(bootstrap_servers=embedded.bootstrap_servers), EMBEDDED, root)
         return
     with LocalKafka(Path(home), root / "kafka", SHORT_SESSIONS) as broker:
         settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)

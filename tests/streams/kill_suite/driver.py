@@ -20,6 +20,8 @@ from tests.streams.kill_suite.workload import Ends, Workload
 DEADLINE_SECONDS = 90.0
 _LOOK_SECONDS = 0.02
 _SUPERVISOR_SECONDS = 0.3
+_HAS_PARTITIONS = "assigned "
+"""What a worker says in its log when it has joined."""
 _PRODUCT_SESSION_MS = KafkaSettings().session_timeout_ms
 
 
@@ -159,8 +161,7 @@ class _Run:
         impatient, victim.command = victim.command, patient
         victim.terminate()
         victim.start()
-        self._until_committed(self._load.delivered)
-        self._until_some_progress()
+        self._until(lambda: victim.wrote(_HAS_PARTITIONS))
         victim.kill()
         begun = time.monotonic()
         victim.command = impatient

@@ -52,12 +52,11 @@ class Child:
         """Started, not ended, not paused."""
         return self.process is not None and self.process.poll() is None and not self.paused
 
-    @property
-    def ready(self) -> bool:
-        """Whether it would hear SIGTERM."""
+    def wrote(self, text: str) -> bool:
+        """Whether its log has this since it was started last."""
         with self.log.open("rb") as log:
             log.seek(self._log_start)
-            return READY.encode() in log.read()
+            return text.encode() in log.read()
 
     def start(self) -> None:
         environment = os.environ | {
@@ -95,7 +94,7 @@ class Child:
         if self.process is None:
             return 0.0
         deadline = time.monotonic() + _START_SECONDS
-        while not self.ready and self.process.poll() is None and time.monotonic() < deadline:
+        while not self.wrote(READY) and self.process.poll() is None and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
         begun = time.monotonic()
         self.process.terminate()

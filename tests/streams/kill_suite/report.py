@@ -8,7 +8,12 @@ from tests.streams.kill_suite.plan import Act, Plan
 from tests.streams.kill_suite.processes import Exit
 from tests.streams.kill_suite.snapshots import SnapshotFaults
 
+EMBEDDED = "embedded broker"
 MAX_REDELIVERED_SHARE = 0.05
+MAX_REDELIVERED_SHARE_EMBEDDED = 0.25
+"""Unlike Kafka, the embedded broker takes no commits from the moment a group rebalances, so its workers
+repeat what they did until they noticed. This bound is for a worker that emits whole partitions again.
+"""
 MAX_RECOVERY_SECONDS = 20.0
 
 
@@ -40,7 +45,9 @@ class Report:
         about_snapshots = ("unreadable", "duplicates", "reverted_rows", "forked", "wrong_rows")
         faults = [f"{name}: {anomalies[name]}" for name in promised if anomalies[name]]
         faults += [f"snapshots, {name}: {snapshots[name]}" for name in about_snapshots if snapshots[name]]
-        if self.anomalies.redelivered_share > MAX_REDELIVERED_SHARE:
+        embedded = self.broker == EMBEDDED
+        allowed = MAX_REDELIVERED_SHARE_EMBEDDED if embedded else MAX_REDELIVERED_SHARE
+        if self.anomalies.redelivered_share > allowed:
             faults.append(f"redelivered: {self.anomalies.redelivered_share:.1%}")
         if self.slowest("kill") > MAX_RECOVERY_SECONDS:
             faults.append(f"recovery: {self.slowest('kill'):.1f} s")

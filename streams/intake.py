@@ -1,19 +1,19 @@
 """What the enrichment worker reads from Kafka: source batches, and where each partition starts."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features.store import RecordStore
 from schemas.errors import Refused, RetryableError
-from schemas.states import StateCheckpointed
 from schemas.topics import PIN_EMBEDDED, PIN_FEATURES, STATE_CHECKPOINTED
 
+from .catch_up import CatchUp
 from .fetched import Fetched, fetched
+from .handover import Assignment, Handover
 from .kafka import KafkaClients, KafkaSettings, consumer_config
 from .positions import (
     Offsets,
@@ -34,28 +34,6 @@ log = logging.getLogger(__name__)
 _ASK_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """Partitions that are now this worker's: where reading starts, what their last owners said."""
-
-    starts: dict[Partition, int]
-    checkpoints: dict[int, StateCheckpointed]
-    unwritten: Ints
-    """Pins whose states may be in no state row, and whose events will not be read again."""
-    restored: Restored
-
-
-@dataclass(frozen=True)
-class Handover:
-    """What the worker does when partitions come; when they go: finish and commit; when they are lost."""
-
-    begin: Callable[[Assignment], None]
-    finish: Callable[[], None]
-    abandon: Callable[[], None]
-    alive: Callable[[], None]
-    """Called now and then while state is restored."""
-
-
 class Intake:
     """A consumer of the enrichment sources in one group, reading on where store and group agree."""
 
@@ -73,9 +51,7 @@ class Intake:
         self._moved = False
         self._asked: dict[Partition, int] = {}
         self._not_committed: dict[Partition, int] = {}
-        self._silent_until: dict[Partition, int] = {}
-        self._held: dict[Partition, int] = {}
-        """Paused until the other sources of their partition have caught up -> where to go on."""
+        self._catch_up = CatchUp({})
         self._closed = False
         self._state = StateTopic(settings, clients, store, handover.alive)
         overrides = {"on_commit": self._on_commit, "queued.max.messages.kbytes": 131_072}
@@ -129,9 +105,7 @@ class Intake:
         consumer.assign([TopicPartition(*each, start.offset) for each, start in starts.items()])
         consumer.resume([TopicPartition(*each) for each in starts])
         self.assigned = set(starts)
-        self._silent_until = {
-            each: one.silent_until for each, one in starts.items() if one.silent_until > one.offset
-        }
+        self._catch_up = CatchUp(starts)
         self._asked = {(one.topic, one.partition): max(one.offset, 0) for one in committed}
         self._keep_positions(starts)
         self._telemetry.partitions.set(len(self.assigned))
@@ -182,7 +156,7 @@ class Intake:
     def _leave(self) -> None:
         self._moved = True
         self.assigned = set()
-        self._asked, self._not_committed, self._silent_until, self._held = {}, {}, {}, {}
+        self._asked, self._not_committed, self._catch_up = {}, {}, CatchUp({})
         self._telemetry.partitions.set(0)
 
     def read(self, count: int, timeout_seconds: float) -> Fetched | None:
@@ -197,48 +171,16 @@ class Intake:
         if self._moved:
             # Fetched before the partitions went to somebody else: theirs to read now.
             messages = [one for one in messages if (one.topic(), one.partition()) in self.assigned]
-        messages = self._held_back(messages)
+        messages = self._catch_up.held_back(self._consumer, messages)
         if messages:
             return self._sorted(messages)
         if self._not_committed:
             self.commit({}, wait=False)
         return None
 
-    def _held_back(self, messages: list[Message]) -> list[Message]:
-        """Without the fresh messages of partitions of which another source is still catching up.
-
-        Their rows would be out with a state that lacks what another owner had folded in and emitted.
-        """
-        if not self._silent_until:
-            return messages
-        newest = {(str(one.topic()), int(one.partition() or 0)): int(one.offset() or 0) for one in messages}
-        behind = {
-            where[1] for where, bound in self._silent_until.items() if newest.get(where, -1) < bound - 1
-        }
-        kept: list[Message] = []
-        for one in messages:
-            where, offset = (str(one.topic()), int(one.partition() or 0)), int(one.offset() or 0)
-            if where[1] not in behind or offset < self._silent_until.get(where, 0):
-                kept.append(one)
-            elif where not in self._held:
-                self._held[where] = offset
-                self._consumer.pause([TopicPartition(*where)])
-        return kept
-
-    def _let_go(self) -> None:
-        """Go on with what was held back, where all sources of its partition have caught up."""
-        behind = {number for _, number in self._silent_until}
-        for where in [one for one in self._held if one[1] not in behind]:
-            self._consumer.seek(TopicPartition(*where, self._held.pop(where)))
-            self._consumer.resume([TopicPartition(*where)])
-
     def _sorted(self, messages: Sequence[Message]) -> Fetched:
-        one = fetched(self._sources, messages, self._silent_until)
-        for each, offset in one.offsets.items():
-            if offset >= self._silent_until.get(each, offset + 1):
-                del self._silent_until[each]
-        if self._held:
-            self._let_go()
+        one = fetched(self._sources, messages, self._catch_up.bounds)
+        self._catch_up.advance(self._consumer, one.offsets)
         return one
 
     def commit(self, offsets: Offsets, *, wait: bool) -> None:

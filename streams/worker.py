@@ -22,8 +22,9 @@ from schemas.topics import EMBEDDINGS_COUNTED
 from .backfill import Backfill
 from .enrichment import Clock, PinEmbedder, enrich
 from .fetched import Fetched
+from .handover import Assignment, Handover
 from .in_flight import InFlight
-from .intake import Assignment, Handover, Intake
+from .intake import Intake
 from .kafka import KafkaClients, KafkaSettings
 from .outlet import Outlet
 from .positions import position_meta

@@ -7,7 +7,8 @@ from features.pin_state import PIN_RECORD
 from features.store import MemoryStore
 from schemas.errors import RetryableError
 from streams import intake, kafka
-from streams.intake import Handover, Intake
+from streams.handover import Handover
+from streams.intake import Intake
 from streams.kafka import KafkaClients, KafkaSettings, ensure_topics
 from streams.positions import position_meta
 from streams.state_topic import Restored

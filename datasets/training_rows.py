@@ -13,15 +13,8 @@ import numpy.typing as npt
 import polars as pl
 
 from features.examples import Examples
-from features.pin_state import (
-    AGGREGATED,
-    CHANGED,
-    Records,
-    changes_from_frame,
-    empty_records,
-    fold,
-    stable_hash,
-)
+from features.pin_changes import changes_from_frame, fold
+from features.pin_state import AGGREGATED, CHANGED, Records, empty_records, stable_hash
 from features.user_state import contexts, fold_engagements
 
 from .complete_journey import Journey, WeekEvents

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 import polars as pl
 
-from features.pin_state import Changes, changes_from_frame, unreadable_rows
+from features.pin_changes import Changes, changes_from_frame, unreadable_rows
 from schemas.batch import UndecodableBatch
 from schemas.codec import MAX_EVENT_BYTES, decode, encode
 from schemas.errors import DeadLetterReason, InvalidMessage

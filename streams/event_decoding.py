@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel
 
-from features.pin_state import unreadable_rows
+from features.pin_changes import unreadable_rows
 from schemas.batch import BatchDecoder, UndecodableBatch
 from schemas.codec import MAX_EVENT_BYTES, decode
 from schemas.errors import InvalidMessage

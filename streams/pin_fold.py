@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from features.pin_state import Records, empty_records, fold
+from features.pin_changes import fold
+from features.pin_state import Records, empty_records
 from features.store import RecordStore
 
 from .decoding import DecodedBatch

@@ -7,21 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.pin_changes import changes_from_frame, fold
 from features.pin_state import (
     AGGREGATED,
     CHANGED,
     PIN_RECORD,
     STATUS_CODES,
-    TITLE_TOKENS,
-    changes_from_frame,
     empty_records,
-    fold,
     stable_hash,
     title_tokens,
 )
 from schemas.batch import BatchDecoder, UndecodableBatch
 from schemas.codec import encode
 from schemas.events import PinAggregated, PinChanged
+from schemas.states import TITLE_TOKENS
 from schemas.vectors import CONTENT_DIMENSION, encode_fp16
 from tests.schemas.examples import FULL_PIN_CHANGED, pin_aggregated, pin_changed
 

@@ -109,8 +109,8 @@ class Storm:
     def _arm(self, slot: Slot, fault: Fault, action: Callable[[], None]) -> None:
         """At a named call, or at any of the calls that follow an assignment, when state is restored."""
         if not fault.call:
-            count = self._world.rng.randint(1, 20)
-            then = Armed(action, "", count)
+            rng = self._world.rng
+            then = Armed(action, "", rng.randint(1, 20)) if rng.random() < 0.5 else Armed(action, "stored", 1)
             slot.armed = Armed(lambda: setattr(slot, "armed", then), "is assigned", 1)
         else:
             slot.armed = Armed(action, fault.call, fault.count)

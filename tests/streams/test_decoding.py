@@ -4,7 +4,8 @@ from collections.abc import Sequence
 import polars as pl
 import pytest
 
-from features.pin_state import CHANGED, changes_from_frame
+from features.pin_changes import changes_from_frame
+from features.pin_state import CHANGED
 from schemas.batch import UndecodableBatch
 from schemas.codec import MAX_EVENT_BYTES, decode, encode
 from schemas.errors import DeadLetterReason, InvalidMessage

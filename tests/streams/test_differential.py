@@ -9,7 +9,8 @@ import numpy.typing as npt
 from confluent_kafka import Producer
 
 from features.definitions import registry
-from features.pin_state import PIN_RECORD, Records, changes_from_frame, empty_records, fold
+from features.pin_changes import changes_from_frame, fold
+from features.pin_state import PIN_RECORD, Records, empty_records
 from features.store import MemoryStore
 from models.checkpoint import CheckpointNotes, save_checkpoint
 from models.predictor import PinTower

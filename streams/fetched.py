@@ -1,17 +1,20 @@
 """Messages as they come from the consumer → source batches by columns."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
-from confluent_kafka import Message
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from schemas.cloudevents import read_headers
 
 from .dead_letters import Headers
 from .positions import Partition
 from .sources import Source, SourceBatch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,14 @@ def _source_batch(source: Source, messages: Sequence[Message]) -> SourceBatch:
         ingested_at_ms=np.fromiter([one.timestamp()[1] for one in messages], np.int64, size),
         event_type=event_type,
     )
+
+
+def is_event(message: Message) -> bool:
+    """Whether a message is one and not an error. Raises KafkaException for what trying again does not mend."""
+    error: KafkaError | None = message.error()
+    if error is None:
+        return True
+    if error.fatal() or (not error.retriable() and error.code() != KafkaError._PARTITION_EOF):
+        raise KafkaException(error)
+    log.warning("consumer: %s", error)
+    return False

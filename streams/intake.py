@@ -1,6 +1,7 @@
 """What the enrichment worker reads from Kafka: source batches, and where each partition starts."""
 
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ from schemas.errors import Refused, RetryableError
 from schemas.topics import PIN_EMBEDDED, PIN_FEATURES, STATE_CHECKPOINTED
 
 from .catch_up import CatchUp
-from .fetched import Fetched, fetched
+from .fetched import Fetched, fetched, is_event
 from .handover import Assignment, Handover
 from .kafka import KafkaClients, KafkaSettings, consumer_config
 from .positions import (
@@ -32,6 +33,8 @@ from .telemetry import EnrichmentTelemetry
 log = logging.getLogger(__name__)
 
 _ASK_SECONDS = 10.0
+_CLOSE_SECONDS = 5.0
+"""librdkafka now and then does not come back from leaving a group that is being rebalanced."""
 
 
 class Intake:
@@ -49,6 +52,7 @@ class Intake:
         self._sources, self._store, self._telemetry, self._handover = sources, store, telemetry, handover
         self.assigned: set[Partition] = set()
         self._moved = False
+        self._starts: dict[Partition, int] = {}
         self._asked: dict[Partition, int] = {}
         self._not_committed: dict[Partition, int] = {}
         self._catch_up = CatchUp({})
@@ -86,7 +90,9 @@ class Intake:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._closed:
-            # `close` serves a rebalance that was under way; nothing can be asked any more.
+            # `close` serves a rebalance that was under way; nothing can be asked any more. Without a word
+            # of ours the client would take the partitions, and then wait for us to give them back.
+            consumer.unassign()
             return
         with _as_retryable():
             self._take(consumer, partitions)
@@ -105,6 +111,7 @@ class Intake:
         consumer.assign([TopicPartition(*each, start.offset) for each, start in starts.items()])
         consumer.resume([TopicPartition(*each) for each in starts])
         self.assigned = set(starts)
+        self._starts = {each: start.offset for each, start in starts.items()}
         self._catch_up = CatchUp(starts)
         self._asked = {(one.topic, one.partition): max(one.offset, 0) for one in committed}
         self._keep_positions(starts)
@@ -167,7 +174,7 @@ class Intake:
         self._moved = False
         messages = self._consumer.consume(count, timeout_seconds)
         if any([message.error() for message in messages]):
-            messages = [message for message in messages if _is_event(message)]
+            messages = [message for message in messages if is_event(message)]
         if self._moved:
             # Fetched before the partitions went to somebody else: theirs to read now.
             messages = [one for one in messages if (one.topic(), one.partition()) in self.assigned]
@@ -177,6 +184,11 @@ class Intake:
         if self._not_committed:
             self.commit({}, wait=False)
         return None
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether events that another owner has emitted are still to be folded in."""
+        return bool(self._catch_up.bounds)
 
     def _sorted(self, messages: Sequence[Message]) -> Fetched:
         one = fetched(self._sources, messages, self._catch_up.bounds)
@@ -254,16 +266,29 @@ class Intake:
                 _, high = told[one.topic, one.partition]
             else:
                 _, high = self._consumer.get_watermark_offsets(one, cached=True)
-            if high > 0 and one.offset >= 0:
-                behind[one.topic] += max(0, high - one.offset)
+            # A partition of which nothing was read yet has no position, and may be all lag.
+            position = one.offset if one.offset >= 0 else self._starts.get((one.topic, one.partition), high)
+            behind[one.topic] += max(0, high - position)
         return behind
 
-    def close(self) -> None:
-        """Leave the group, so that the others need not wait for a timeout. Twice is harmless."""
-        if not self._closed:
-            self._closed = True
-            self._consumer.close()
-            self._state.close()
+    def close(self) -> bool:
+        """Leave the group, so that the others need not wait for a timeout; whether that was done in time.
+
+        A client that does not come back keeps its membership for as long as the process lives.
+        """
+        if self._closed:
+            return True
+        self._closed = True
+        leaving = threading.Thread(target=self._leave_group, name="leave-group", daemon=True)
+        leaving.start()
+        leaving.join(_CLOSE_SECONDS)
+        if leaving.is_alive():
+            log.warning("the client did not leave the group within %.0f s", _CLOSE_SECONDS)
+        return not leaving.is_alive()
+
+    def _leave_group(self) -> None:
+        self._consumer.close()
+        self._state.close()
 
 
 @contextmanager
@@ -277,13 +302,3 @@ def _as_retryable() -> Iterator[None]:
         yield
     except KafkaException as error:
         raise RetryableError(f"Kafka, while partitions changed hands: {error}") from error
-
-
-def _is_event(message: Message) -> bool:
-    error: KafkaError | None = message.error()
-    if error is None:
-        return True
-    if error.fatal() or (not error.retriable() and error.code() != KafkaError._PARTITION_EOF):
-        raise KafkaException(error)
-    log.warning("consumer: %s", error)
-    return False

@@ -5,7 +5,7 @@ its events have to stay readable in the sources; whoever takes the partition ove
 A checkpoint is produced only after the broker has acknowledged every row that it speaks of.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +118,10 @@ class StateFlush:
         done, self._producing, self._run = self._producing, [], None
         self._checkpoints |= {one.partition: one for one in done}
         return position_meta({(PIN_FEATURES.name, one.partition): one.state_offset for one in done})
+
+    def names_others(self, versions: Collection[str]) -> bool:
+        """Whether a checkpoint calls a tower complete that is not among these."""
+        return any(not set(one.embedded) <= set(versions) for one in self._checkpoints.values())
 
     def retract(self, versions: Sequence[str]) -> StateRows | None:
         """Checkpoints that no longer name a tower which is not live: to be out before the next batch."""

@@ -127,13 +127,12 @@ class EnrichmentWorker:
         self._intake.close()
 
     def _turn(self) -> None:
-        self._contact = self._clock()
+        if not self._away():
+            # Beginning a turn is no word from the group: who was away before it still has to ask.
+            self._contact = self._clock()
         fetched = self._intake.read(self._settings.batch_events, self._settings.poll_seconds)
         towers = self._live_towers()
-        if self._backfill.drops([tower.version for tower in towers]):
-            self._settle()
-            self._produce_states(self._flush.retract([tower.version for tower in towers]))
-            self._settle()
+        self._retract([tower.version for tower in towers])
         # Before the batch is stored: over an empty store a backfill is through at once.
         self._fill(towers)
         if fetched is None:
@@ -142,6 +141,16 @@ class EnrichmentWorker:
             self._step(fetched, towers)
         self._produce_states(self._flush.next_rows())
         self._tell(towers, idle=fetched is None)
+
+    def _retract(self, versions: Sequence[str]) -> None:
+        """No checkpoint, ours or an earlier owner's, may call a tower complete that the next rows lack."""
+        if not self._backfill.drops(versions) and not self._flush.names_others(versions):
+            return
+        # Twice: the first may let out a checkpoint that still names the tower; only then is it known.
+        self._settle()
+        self._settle()
+        self._produce_states(self._flush.retract(versions))
+        self._settle()
 
     def _step(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
         """Enrich a batch while the one before it is on its way; then settle that one and let this one go."""
@@ -179,11 +188,13 @@ class EnrichmentWorker:
         Raises PartitionsLost. Without it a worker that wakes up after its session ended would put rows
         of an older state behind the rows of the one that took over, and compaction would keep those.
         """
-        allowed = self._kafka.session_timeout_ms / 1000 * _FENCE_SHARE
-        if self._clock() - self._contact > allowed:
+        if self._away():
             if not self._intake.still_ours():
                 raise PartitionsLost("away for longer than the group waits")
             self._contact = self._clock()
+
+    def _away(self) -> bool:
+        return self._clock() - self._contact > self._kafka.session_timeout_ms / 1000 * _FENCE_SHARE
 
     def _settle(self, *, wait_for_commit: bool = False) -> None:
         """Wait until the broker has what is in flight, then commit it."""
@@ -247,7 +258,8 @@ class EnrichmentWorker:
         self._telemetry.reopened.inc()
         self._flush.drop()
         self._outlet.drop()
-        self._intake.close()
+        if not self._intake.close():
+            raise RuntimeError("a client that cannot leave its group: only the end of the process helps")
         while not stopped():
             log.warning("%s: connecting anew", trouble)
             self._times.pause(self._settings.retry_seconds)
@@ -260,7 +272,9 @@ class EnrichmentWorker:
 
     def _fill(self, towers: Sequence[PinEmbedder]) -> None:
         """One chunk of a backfill, when there is one to do."""
-        partitions = frozenset(number for _, number in self._intake.assigned)
+        # Silent events emit nothing, so a tower that was not live then needs their Pins as they are after.
+        waits = self._intake.catching_up
+        partitions = frozenset(number for _, number in self._intake.assigned if not waits)
         chunk = self._backfill.next_chunk(towers, partitions)
         if chunk is None:
             return

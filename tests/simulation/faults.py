@@ -108,12 +108,20 @@ class Storm:
 
     def _arm(self, slot: Slot, fault: Fault, action: Callable[[], None]) -> None:
         """At a named call, or at any of the calls that follow an assignment, when state is restored."""
-        if not fault.call:
-            rng = self._world.rng
-            then = Armed(action, "", rng.randint(1, 20)) if rng.random() < 0.5 else Armed(action, "stored", 1)
-            slot.armed = Armed(lambda: setattr(slot, "armed", then), "is assigned", 1)
-        else:
+        if fault.call:
             slot.armed = Armed(action, fault.call, fault.count)
+        else:
+            self._arm_recovery(slot, action)
+
+    def _arm_recovery(self, slot: Slot, action: Callable[[], None]) -> None:
+        rng = self._world.rng
+        then = Armed(action, "", rng.randint(1, 20)) if rng.random() < 0.5 else Armed(action, "stored", 1)
+        slot.armed = Armed(lambda: setattr(slot, "armed", then), "is assigned", 1)
+
+    def _perhaps_again(self, slot: Slot) -> None:
+        """The next process dies while it recovers."""
+        if self._world.rng.random() < 0.5:
+            self._arm_recovery(slot, lambda: self._fleet.kill(slot))
 
     def _cut(self, slot: Slot, fault: Fault) -> None:
         self._fleet.cut(slot, fault.seconds)
@@ -132,10 +140,12 @@ class Storm:
     def _disk_loss(self, slot: Slot, fault: Fault) -> None:
         self._fleet.kill(slot)
         slot.disk.lose()
+        self._perhaps_again(slot)
 
     def _power_loss(self, slot: Slot, fault: Fault) -> None:
         self._fleet.kill(slot)
         slot.disk.lose_power(self._world.rng.randint(1, 6))
+        self._perhaps_again(slot)
 
     def _disk_full(self, slot: Slot, fault: Fault) -> None:
         slot.disk.full = True

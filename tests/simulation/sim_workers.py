@@ -5,12 +5,13 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
 from schemas.errors import RetryableError
-from streams import state_topic, worker
+from streams import intake, state_topic, worker
 from streams.kafka import KafkaClients, KafkaSettings
 from streams.sources import enrichment_sources
 from streams.state_rows import StateRowDecoder
@@ -88,13 +89,33 @@ class Knobs:
 
 
 @contextmanager
-def shared_decoders() -> Iterator[None]:
-    """All simulated processes share the decoders, which keep nothing: making them takes most of a run."""
+def in_one_thread() -> Iterator[None]:
+    """What a worker does on a thread beside it happens at once.
+
+    All simulated processes share the decoders, which keep nothing: making them takes most of a run.
+    """
     with (
         replaced(worker, "enrichment_sources", _sources),
         replaced(state_topic, "StateRowDecoder", _state_rows),
+        replaced(intake, "threading", SimpleNamespace(Thread=_AtOnce)),
     ):
         yield
+
+
+class _AtOnce:
+    """A thread that has ended when `start` returns."""
+
+    def __init__(self, target: Callable[[], None], name: str, daemon: bool) -> None:
+        self._target = target
+
+    def start(self) -> None:
+        self._target()
+
+    def join(self, timeout: float) -> None:
+        pass
+
+    def is_alive(self) -> bool:
+        return False
 
 
 @functools.cache
@@ -151,7 +172,7 @@ class Fleet:
         return True
 
     def _bury(self, slot: Slot, process: Process) -> None:
-        slot.process, slot.armed = None, None
+        slot.process = None
         self._scheduler.trace(slot.name, f"ended: {process.failure!r}")
         if process.failure is not None and not isinstance(process.failure, OSError | RetryableError):
             self.crashes.append(f"{slot.name}: {process.failure!r}")

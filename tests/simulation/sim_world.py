@@ -26,7 +26,7 @@ from .history import History, SnapshotReader, Violation
 from .scheduler import Scheduler, Stuck
 from .sim_broker import Network, SimBroker
 from .sim_log import SimTopics
-from .sim_workers import SERVING, SESSION_SECONDS, Fleet, Knobs, Slot, shared_decoders
+from .sim_workers import SERVING, SESSION_SECONDS, Fleet, Knobs, Slot, in_one_thread
 from .workload import Sent, workload
 
 _STORM_SECONDS = 7.0
@@ -68,7 +68,7 @@ class _World:
     def run(self) -> Outcome:
         """The whole run; violations are in the outcome."""
         try:
-            with _quiet(), shared_decoders():
+            with _quiet(), in_one_thread():
                 self._rage()
                 self._come_to_rest()
                 self._check_at_rest()
@@ -112,7 +112,9 @@ class _World:
         self._broker.heal()
         self._fleet.heal()
         self._drain()
-        rest = self._scheduler.time.now + 2 * self._knobs.flush_seconds + 2.0
+        # A flush that has begun and one after it; a backfill goes chunk by chunk.
+        backfill_seconds = 8.0 if len(self._fleet.versions) > 1 else 0.0
+        rest = self._scheduler.time.now + 2 * self._knobs.flush_seconds + 2.0 + backfill_seconds
         self._scheduler.run(
             lambda: self._fleet.supervise() and self._scheduler.time.now >= rest, until=rest + 60
         )

@@ -5,6 +5,7 @@ With `--failpoint` it ends itself at that point (see `failpoints`).
 """
 
 import argparse
+import faulthandler
 import logging
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Run until SIGTERM, or to the failpoint."""
     arguments = _arguments()
+    faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if arguments.failpoint:
         arm(Failpoint(arguments.failpoint, arguments.nth, arguments.marker))

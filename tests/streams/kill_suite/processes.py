@@ -101,6 +101,8 @@ class Child:
         try:
             code = self.process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # it has faulthandler on: its log says where it stands
+            time.sleep(_LOOK_SECONDS)
             self.kill()
             raise AssertionError(f"{self.name} goes on after SIGTERM: {self.tail()}") from None
         self.process = None

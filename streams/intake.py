@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features.store import RecordStore
 from schemas.errors import Refused, RetryableError
@@ -26,7 +26,8 @@ from .positions import (
     position_meta,
     stored_position,
 )
-from .sources import Ints, Source
+from .sources import Source
+from .state_rows import pins_of
 from .state_topic import Restored, StateTopic
 from .telemetry import EnrichmentTelemetry
 
@@ -104,6 +105,10 @@ class Intake:
         restored = self._state.restore(sorted({one.partition for one in partitions}))
         committed = consumer.committed(partitions, timeout=_ASK_SECONDS)
         marks = self._marks([(one.topic, one.partition) for one in committed])
+        for one in committed:
+            if one.offset > marks[one.topic, one.partition][1]:
+                log.warning("%s[%d]: the group is beyond the end", one.topic, one.partition)
+                one.offset = OFFSET_INVALID
         starts = {
             (one.topic, one.partition): self._start(one, marks[one.topic, one.partition], restored)
             for one in committed
@@ -119,7 +124,7 @@ class Intake:
         self._telemetry.restored_rows.inc(restored.rows)
         self._telemetry.missed_state_rows.inc(restored.missed_rows)
         log.info("assigned %d partitions", len(self.assigned))
-        unwritten = self._pins_of({number for (_, number), one in starts.items() if one.unwritten})
+        unwritten = pins_of(self._store, {number for (_, number), one in starts.items() if one.unwritten})
         offsets = {each: one.offset for each, one in starts.items()}
         self._handover.begin(Assignment(offsets, restored.checkpoints, unwritten, restored))
 
@@ -140,15 +145,6 @@ class Intake:
         """What was restored counts as folded in; without a write this would be forgotten by a crash."""
         meta = position_meta({each: one.known for each, one in starts.items() if one.known})
         self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
-
-    def _pins_of(self, partitions: set[int]) -> Ints:
-        if not partitions:
-            return np.empty(0, np.int64)
-        numbers = sorted(partitions)
-        found = [
-            records["pin_id"][np.isin(records["partition"], numbers)] for records, _ in self._store.scan()
-        ]
-        return np.concatenate(found) if found else np.empty(0, np.int64)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         with _as_retryable():
@@ -181,14 +177,14 @@ class Intake:
         messages = self._catch_up.held_back(self._consumer, messages)
         if messages:
             return self._sorted(messages)
+        self._catch_up.advance(self._consumer, {})
         if self._not_committed:
             self.commit({}, wait=False)
         return None
 
-    @property
-    def catching_up(self) -> bool:
-        """Whether events that another owner has emitted are still to be folded in."""
-        return bool(self._catch_up.bounds)
+    def caught_up(self) -> frozenset[int]:
+        """Partition numbers that are ours; none while silent events are still to be folded in."""
+        return frozenset(number for _, number in self.assigned if not self._catch_up.bounds)
 
     def _sorted(self, messages: Sequence[Message]) -> Fetched:
         one = fetched(self._sources, messages, self._catch_up.bounds)

@@ -72,7 +72,8 @@ def check_not_ahead(partition: Partition, stored: int | None, high: int) -> None
             "state_ahead_of_topic",
             expected=f"{partition[0]}[{partition[1]}] to reach offset {stored}, as the state has",
             came=f"a topic that ends at {high}: it was made anew, or this is another cluster",
-            fix="Delete the worker's state directory and let it rebuild the state from the topic.",
+            fix="Delete the worker's state directory; of a source that was made anew, recreate "
+            "pin.features.v1 and state.checkpointed.v1 too: they hold its old offsets.",
         )
 
 

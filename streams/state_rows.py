@@ -1,6 +1,6 @@
 """Pin states ↔ rows of pin.features.v1, by columns; and the merge of such rows into a store."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,6 +145,15 @@ class MergedStates:
     pin_ids: Ints
     records: Records
     tails: list[bytes]
+
+
+def pins_of(store: RecordStore, partitions: Collection[int]) -> Ints:
+    """Ids of the store's Pins of these partitions, ascending."""
+    if not partitions:
+        return np.empty(0, np.int64)
+    numbers = sorted(partitions)
+    found = [records["pin_id"][np.isin(records["partition"], numbers)] for records, _ in store.scan()]
+    return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
 def merge_states(store: RecordStore, read: ReadStates) -> MergedStates:

@@ -116,6 +116,11 @@ class StateTopic:
             restored.missed_rows += max(0, low - stored)
             # A store that is ahead of the topic read another one: that is for the sources' check to refuse.
             starts[number], ends[number] = max(low, min(stored, high)), high
+            said = restored.checkpoints.get(number)
+            if said is not None and said.state_offset > high:
+                # It speaks of rows of a topic that was made anew: without them its offsets cover nothing.
+                log.warning("%s[%d] lacks rows that a checkpoint speaks of", PIN_FEATURES.name, number)
+                del restored.checkpoints[number]
         for messages in _read(self._consumer, PIN_FEATURES.name, starts, ends):
             self._merge(messages, restored)
 

@@ -20,6 +20,7 @@ from schemas.errors import RetryableError
 from schemas.topics import EMBEDDINGS_COUNTED
 
 from .backfill import Backfill
+from .catch_up import fold_known
 from .enrichment import Clock, PinEmbedder, enrich
 from .fetched import Fetched
 from .handover import Assignment, Handover
@@ -127,14 +128,13 @@ class EnrichmentWorker:
         self._intake.close()
 
     def _turn(self) -> None:
-        if not self._away():
-            # Beginning a turn is no word from the group: who was away before it still has to ask.
-            self._contact = self._clock()
+        # Who was away before this turn still has to ask.
+        self._contact = self._contact if self._away() else self._clock()
         fetched = self._intake.read(self._settings.batch_events, self._settings.poll_seconds)
         towers = self._live_towers()
         self._retract([tower.version for tower in towers])
         # Before the batch is stored: over an empty store a backfill is through at once.
-        self._fill(towers)
+        self._fill(towers, frozenset() if fetched and fetched.known else self._intake.caught_up())
         if fetched is None:
             self._settle()
         else:
@@ -144,13 +144,12 @@ class EnrichmentWorker:
 
     def _retract(self, versions: Sequence[str]) -> None:
         """No checkpoint, ours or an earlier owner's, may call a tower complete that the next rows lack."""
-        if not self._backfill.drops(versions) and not self._flush.names_others(versions):
-            return
-        # Twice: the first may let out a checkpoint that still names the tower; only then is it known.
-        self._settle()
-        self._settle()
-        self._produce_states(self._flush.retract(versions))
-        self._settle()
+        if self._backfill.drops(versions) or self._flush.names_others(versions):
+            # Twice: the first may let out a checkpoint that still names the tower.
+            self._settle()
+            self._settle()
+            self._produce_states(self._flush.retract(versions))
+            self._settle()
 
     def _step(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
         """Enrich a batch while the one before it is on its way; then settle that one and let this one go."""
@@ -176,10 +175,9 @@ class EnrichmentWorker:
         self._report.batch(fetched, enriched, stages, [tower.version for tower in towers])
 
     def _catch_up(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
-        """Fold what another owner has emitted and committed. Towers say, as they did there, what fails."""
-        enriched = enrich(fetched.known, self._store, towers, self._clock, self._clients.formats)
-        self._store.put_many(enriched.pin_ids, enriched.records, enriched.tails)
-        self._flush.note(enriched.pin_ids, {})
+        """Fold what another owner has emitted and committed."""
+        pins = fold_known(fetched.known, self._store, towers, self._clock, self._clients.formats)
+        self._flush.note(pins, {})
         self._report.caught_up(fetched.known)
 
     def _check_fence(self) -> None:
@@ -270,11 +268,8 @@ class EnrichmentWorker:
             except TROUBLE as again:
                 trouble = again
 
-    def _fill(self, towers: Sequence[PinEmbedder]) -> None:
-        """One chunk of a backfill, when there is one to do."""
-        # Silent events emit nothing, so a tower that was not live then needs their Pins as they are after.
-        waits = self._intake.catching_up
-        partitions = frozenset(number for _, number in self._intake.assigned if not waits)
+    def _fill(self, towers: Sequence[PinEmbedder], partitions: frozenset[int]) -> None:
+        """One chunk of a backfill. Of no partition while silent events are folded: they emit nothing."""
         chunk = self._backfill.next_chunk(towers, partitions)
         if chunk is None:
             return

@@ -84,3 +84,15 @@ def test_a_gap_below_the_bound_holds_nobody_for_ever() -> None:
 def test_with_nothing_to_catch_up_with_everything_passes() -> None:
     catch_up, consumer = _catch_up(changed=0, aggregated=0), _Consumer()
     assert _held_back(catch_up, consumer, (C, 0, 0), (A, 0, 0)) == [(C, 0, 0), (A, 0, 0)]
+
+
+def test_a_gap_right_below_the_bound_holds_nobody_when_both_sources_are_behind() -> None:
+    catch_up, consumer = _catch_up(changed=5, aggregated=2), _Consumer()
+    anyone: Any = consumer
+    # Offset 4 is no event; the next one is fresh and has to wait for the other source.
+    assert _held_back(catch_up, consumer, (C, 0, 3), (C, 0, 5)) == [(C, 0, 3)]
+    catch_up.advance(anyone, {(C, 0): 4})
+    assert _held_back(catch_up, consumer, (A, 0, 0), (A, 0, 1)) == [(A, 0, 0), (A, 0, 1)]
+    catch_up.advance(anyone, {(A, 0): 2})
+    assert consumer.paused == set()
+    assert consumer.sought == {(C, 0): 5}

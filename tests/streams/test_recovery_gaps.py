@@ -1,25 +1,30 @@
-"""What falls between two owners of a partition: silent events, towers that come and go, a worker that slept."""
+"""What falls between two owners of a partition: silent events, towers that come and go, a long sleep."""
 
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 from prometheus_client import CollectorRegistry
 
-from features.pin_state import PIN_RECORD
+from features.pin_state import PIN_RECORD, Records
 from features.store import MemoryStore, RecordStore
-from schemas.codec import decode
+from schemas.codec import decode, encode
 from schemas.embeddings import PinEmbedded
+from schemas.events import PinChanged
 from schemas.states import StateCheckpointed
-from schemas.topics import PIN_EMBEDDED, STATE_CHECKPOINTED
+from schemas.topics import PIN_CHANGED, PIN_EMBEDDED, PIN_FEATURES, STATE_CHECKPOINTED
+from streams.catch_up import fold_known
 from streams.embedded_broker import EmbeddedBroker
 from streams.intake import Intake
-from streams.kafka import KafkaSettings
+from streams.kafka import KafkaSettings, consumer_config, producer_config
+from streams.sources import SourceBatch, enrichment_sources
 from streams.state_flush import StateFlush
 from streams.telemetry import EnrichmentTelemetry
 from streams.worker import EnrichmentWorker
 from streams.worker_settings import WorkerSettings
-from tests.fakes import FakePinTower
+from tests.fakes import FakeEmbedded, FakePinTower
 from tests.schemas.examples import VERSION_A, VERSION_B
 from tests.streams.enrichment_oracle import Oracle, check, publish, read_all
 from tests.streams.running_worker import SETTINGS
@@ -94,10 +99,11 @@ def test_a_tower_that_became_live_between_two_owners_has_the_newest_row_of_every
     before.worker._settle(wait_for_commit=True)
     before.crash()
 
-    after = _Stepped(kafka, MemoryStore(PIN_RECORD), VERSION_A, VERSION_B, settings=NO_FLUSH)
+    after = _Stepped(kafka, MemoryStore(PIN_RECORD), VERSION_B, VERSION_A, settings=NO_FLUSH)
     after.turn_until(lambda: after.assigned() and after.worker._intake.lag(ask=True) == _NO_LAG)
     after.turn_until(lambda: after.value("backfill_complete", tower="1") == 1)
     after.worker._finish()
+    assert after.value("events_total", topic=PIN_CHANGED.name, result="caught_up") > 0
     after.crash()
     oracle = Oracle().fold(kafka)
     assert check(kafka, oracle, VERSION_B)["rows"] >= len(oracle.pins)
@@ -159,4 +165,94 @@ def test_a_worker_that_slept_between_two_turns_asks_the_group_too(
         stepped.ahead += 4.0
         stepped.worker.turn()
         assert _rows(kafka) == []
+    stepped.crash()
+
+
+class _Picky(FakePinTower):
+    """Fails on Pins of one price."""
+
+    def embed(self, pins: Records) -> FakeEmbedded:
+        if (pins["price_micros"] == 13).any():
+            raise ValueError("thirteen")
+        return super().embed(pins)
+
+
+def test_an_event_folded_before_is_not_lost_beside_one_that_fails_in_the_same_silent_batch() -> None:
+    source = enrichment_sources()[PIN_CHANGED.name]
+    events = [
+        PinChanged(pin_id=7, occurred_at_ms=5, advertiser_id=3),
+        PinChanged(pin_id=7, occurred_at_ms=6, price_micros=13),
+        PinChanged(pin_id=8, occurred_at_ms=6, price_micros=4),
+    ]
+    batch = SourceBatch(
+        source,
+        keys=[b"%d" % one.pin_id for one in events],
+        values=[encode(one) for one in events],
+        partitions=np.zeros(3, np.int64),
+        offsets=np.arange(3),
+        ingested_at_ms=np.full(3, 9),
+        event_type=lambda row: None,
+    )
+    store = MemoryStore(PIN_RECORD)
+    pins = fold_known([batch], store, [_Picky()], time.monotonic, None)
+    assert sorted(pins.tolist()) == [7, 8]
+    records, _, _ = store.get_many(np.array([7, 8]))
+    assert records["advertiser_id"].tolist() == [3, 0]
+    assert records["price_micros"].tolist() == [0, 4]
+    assert records["changed_offset"].tolist() == [0, 2]
+
+
+def _commit_beyond_the_end(kafka: KafkaSettings) -> None:
+    consumer = Consumer(consumer_config(kafka, kafka.enrichment_group))
+    offsets = [TopicPartition(PIN_CHANGED.name, number, 1_000) for number in range(PIN_CHANGED.partitions)]
+    consumer.commit(offsets=offsets, asynchronous=False)
+    consumer.close()
+
+
+def test_events_of_a_topic_made_anew_are_emitted_whatever_the_group_had_committed(
+    kafka: KafkaSettings,
+) -> None:
+    _commit_beyond_the_end(kafka)
+    publish(kafka, 200, pins=PINS, seed=8)
+    stepped = _Stepped(kafka, MemoryStore(PIN_RECORD), VERSION_A)
+    stepped.turn_until(stepped.assigned)
+    stepped.turn_until(lambda: stepped.worker._intake.lag(ask=True) == _NO_LAG)
+    stepped.worker._finish()
+    stepped.crash()
+    check(kafka, Oracle().fold(kafka), VERSION_A)
+    assert stepped.value("events_total", topic=PIN_CHANGED.name, result="caught_up") == 0
+
+
+def test_a_checkpoint_of_a_state_topic_that_was_made_anew_covers_nothing(kafka: KafkaSettings) -> None:
+    publish(kafka, 200, pins=PINS, seed=9)
+    said = [
+        StateCheckpointed(
+            state_topic=PIN_FEATURES.name,
+            partition=number,
+            state_offset=50,
+            covers={topic: 1_000 for topic in _NO_LAG},
+            embedded=[VERSION_A],
+            worker="w",
+            occurred_at_ms=1,
+        )
+        for number in range(64)
+    ]
+    outlet = Producer(producer_config(kafka))
+    for one in said:
+        outlet.produce(STATE_CHECKPOINTED.name, encode(one), partition=one.partition)
+    assert outlet.flush(10) == 0
+    stepped = _Stepped(kafka, MemoryStore(PIN_RECORD), VERSION_A)
+    stepped.turn_until(stepped.assigned)
+    stepped.turn_until(lambda: stepped.worker._intake.lag(ask=True) == _NO_LAG)
+    stepped.worker._finish()
+    stepped.crash()
+    check(kafka, Oracle().fold(kafka), VERSION_A)
+
+
+def test_a_partition_of_which_nothing_was_read_yet_counts_as_lag(kafka: KafkaSettings) -> None:
+    stepped = _Stepped(kafka, MemoryStore(PIN_RECORD), VERSION_A)
+    stepped.turn_until(stepped.assigned)
+    publish(kafka, 60, pins=PINS, seed=10)
+    events = sum(len(read_all(kafka, topic)) for topic in _NO_LAG)
+    assert sum(stepped.worker._intake.lag(ask=True).values()) == events
     stepped.crash()

@@ -1,9 +1,11 @@
 """`skewless`: the command line. One function a command: read settings, wire, call, print.
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 refused or failed a check, 2 wrong
-usage, 3 something needed is not there (a broker, a server, a release): try again later.
+usage, 3 something needed is not there (a broker, a server, a release): try again later, 70 the watchdog of
+a worker ended it: start it again.
 """
 
+import errno
 import sys
 from importlib.metadata import version
 
@@ -27,11 +29,14 @@ from . import (
 )
 from .output import EXIT_REFUSED, EXIT_UNAVAILABLE, messages
 
+_DISK_SAYS_NO = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+
 app = typer.Typer(
     name="skewless",
     help="Ads retrieval and ranking in which query and Pin embeddings always come from one checkpoint.\n\n"
     "Start with `skewless demo`. Every command has --json and an example in its --help.\n\n"
-    "Exit codes: 0 done, 1 refused, 2 wrong usage, 3 unavailable (try again).",
+    "Exit codes: 0 done, 1 refused, 2 wrong usage, 3 unavailable (try again), 70 a worker was stuck "
+    "(start it again).",
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,
@@ -80,6 +85,12 @@ def main() -> None:
         sys.exit(EXIT_REFUSED)
     except RetryableError as error:
         messages.print(f"[bold yellow]unavailable[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(EXIT_UNAVAILABLE)
+    except OSError as error:
+        if error.errno not in _DISK_SAYS_NO or error.filename is None:
+            raise
+        messages.print(f"[bold yellow]unavailable[/] {escape(str(error))}", soft_wrap=True)
+        messages.print("  `skewless doctor` looks at the data directory and the disk.", markup=False)
         sys.exit(EXIT_UNAVAILABLE)
 
 

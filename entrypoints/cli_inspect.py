@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from features.definitions import registry
-from schemas.errors import Refused, RetryableError
+from schemas.errors import InvalidMessage, Refused, RetryableError
 
 from .output import Output
 from .settings import ENV_PREFIX, Settings
@@ -121,7 +121,15 @@ def recount(
     """
     from serving.ranking_log import recount_mixed  # noqa: PLC0415
 
-    counted = recount_mixed(logs or Settings.load().logs_dir)
+    try:
+        counted = recount_mixed(logs or Settings.load().logs_dir)
+    except InvalidMessage as error:
+        raise Refused(
+            "damaged_log",
+            expected="ranking logs with every line whole; only a last line may be torn",
+            came=error.detail,
+            fix="Keep that file for whoever looks into it; --logs recounts a directory without it.",
+        ) from error
     Output(as_json).record(
         "ranking log",
         {"responses": counted.responses, "pairs": counted.pairs, "mixed": counted.mixed},

@@ -51,7 +51,11 @@ def _serve_metrics(port: int) -> "CollectorRegistry":
 
     metrics = CollectorRegistry()
     if port:
-        start_http_server(port, addr="127.0.0.1", registry=metrics)
+        try:
+            start_http_server(port, addr="127.0.0.1", registry=metrics)
+        except OSError as taken:
+            fix = "end what listens there, or give another --metrics-port"
+            raise RetryableError(f"127.0.0.1:{port} cannot be bound: {fix}") from taken
     return metrics
 
 

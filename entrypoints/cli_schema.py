@@ -44,6 +44,8 @@ def schema(
         raise Refused(
             "unknown_topic", f"one of {', '.join(TOPICS)}", repr(topic), "`skewless schema` lists them."
         )
+    elif as_json and written == "proto":
+        Output(True).data({"topic": topic, "proto": schema_text(TOPICS[topic], written)})
     else:
         typer.echo(schema_text(TOPICS[topic], written), nl=False)
 

@@ -5,6 +5,7 @@ refused, so a typo is an error and not a silent default. `docs/settings.md` list
 """
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self
 
@@ -140,7 +141,9 @@ class Settings(BaseSettings):
             name for name in os.environ if name.startswith(ENV_PREFIX) and name.upper() not in known
         )
         if unknown:
-            raise ValueError(f"unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+            near = get_close_matches(unknown[0], known, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"unknown setting {', '.join(unknown)}{meant}")
         return values
 
     @property
@@ -195,10 +198,11 @@ class Settings(BaseSettings):
             return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            name = ".".join(map(str, first["loc"])) or "settings"
+            name = ".".join(map(str, first["loc"]))
+            variable = f"{ENV_PREFIX}{name.upper()} or the command line" if name else "the environment"
             raise Refused(
                 "bad_setting",
-                expected=f"{name}: {first['msg']}",
-                came="the environment or the command line",
+                expected=f"{name or 'settings'}: {first['msg'].removeprefix('Value error, ')}",
+                came=f"another value, by {variable} (it is not printed: it may be secret)",
                 fix="docs/settings.md lists every setting with its default.",
             ) from error

@@ -1,5 +1,6 @@
 """The composition root: settings in, running objects out. The only place that knows every edge."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ from .kafka_connection import kafka_settings
 from .registry_connection import wire_formats
 from .settings import Settings
 
+log = logging.getLogger(__name__)
+
 _LIVE_POLL_SECONDS = 0.5
 
 
@@ -71,7 +74,12 @@ class LiveTowers:
 
 
 def wait_for_live_tower(settings: Settings, stopped: Callable[[], bool]) -> None:
-    """Return when LIVE names a tower, or when told to stop."""
+    """Return when LIVE names a tower, or when told to stop. Says once that it waits."""
+    if not read_live_towers(settings.towers_dir):
+        log.warning(
+            "waiting: %s names no tower; `skewless train --live serving` or `skewless towers live` helps",
+            settings.towers_dir / "LIVE",
+        )
     while not read_live_towers(settings.towers_dir) and not stopped():
         time.sleep(0.1)
 

@@ -24,6 +24,22 @@ _RECORD_PREFIX = b"r"
 _META_PREFIX = b"m"
 
 
+def open_rocks(path: Path, options: Options, access: AccessType | None = None) -> Rdict:
+    """Open the RocksDB in this directory. Raises Refused (`state_in_use`) while another process has it."""
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        return Rdict(str(path), options=options, access_type=access or AccessType.read_write())
+    except Exception as error:  # rocksdict knows no other class
+        if not any(words in str(error) for words in ("lock file", "lock hold")):
+            raise
+        raise Refused(
+            "state_in_use",
+            expected="state that no other process has open",
+            came=f"{path} is locked",
+            fix="End the process that has it, or give this one another --worker number or data directory.",
+        ) from error
+
+
 class RecordStore(Protocol):
     """What the enrichment worker and serving need of a store."""
 
@@ -122,7 +138,7 @@ def _gather(
 class RocksStore:
     """Records in RocksDB. One process may open it for writing; any number read-only.
 
-    Raises Refused when the directory holds records of another layout.
+    Raises Refused when the directory holds records of another layout, or another process has it.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[np.void], *, read_only: bool = False) -> None:
@@ -133,9 +149,7 @@ class RocksStore:
         options.set_write_buffer_size(64 << 20)
         # One writer: without the locks of a concurrent memtable a write takes a quarter less time.
         options.set_allow_concurrent_memtable_write(False)
-        path.mkdir(parents=True, exist_ok=True)
-        access = AccessType.read_only() if read_only else AccessType.read_write()
-        self._db = Rdict(str(path), options=options, access_type=access)
+        self._db = open_rocks(path, options, AccessType.read_only() if read_only else None)
         self._check_layout(path, read_only)
 
     def _check_layout(self, path: Path, read_only: bool) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from schemas.codec import decode, encode
+from schemas.errors import InvalidMessage
 from schemas.logs import RankingLog
 
 from .answers import log_of
@@ -130,13 +131,17 @@ def _files(directory: Path) -> list[Path]:
 def read_ranking_log(directory: Path) -> Iterator[RankingLog]:
     """Every row, oldest first. A torn last line, which a killed server leaves, is passed over.
 
-    Raises InvalidMessage for any other line that is no `RankingLog`.
+    Raises InvalidMessage, which says where, for any other line that is no `RankingLog`.
     """
     for path in _files(directory):
         with path.open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    continue
+                try:
                     yield decode(RankingLog, line)
+                except InvalidMessage as error:
+                    raise InvalidMessage(error.reason, f"{path}, line {number}: {error.detail}") from error
 
 
 class Recount(NamedTuple):

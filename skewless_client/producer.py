@@ -1,4 +1,4 @@
-"""Publish Pin changes and aggregates to Kafka, and know that they arrived."""
+"""Publish Pin changes, aggregates, visits and engagements to Kafka, and know that they arrived."""
 
 import atexit
 import logging
@@ -16,12 +16,15 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from schemas.cloudevents import cloudevent_headers
 from schemas.codec import MAX_EVENT_BYTES, encode
 from schemas.errors import DeadLetterReason, InvalidMessage, Refused
-from schemas.events import PinAggregated, PinChanged
+from schemas.events import EngagementObserved, PinAggregated, PinChanged, VisitObserved
 from schemas.transport import remote_hosts
 
 log = logging.getLogger(__name__)
 
 KafkaHeaders = list[tuple[str, str | bytes | None]]
+
+PinEvent = PinChanged | PinAggregated | VisitObserved | EngagementObserved
+"""What other teams publish about a Pin; each goes to the topic that its type names."""
 
 _QUEUE_FULL_SECONDS = 0.1
 _FLUSH_SECONDS = 1.0
@@ -118,7 +121,7 @@ class PinProducer:
         self.counts = DeliveryCounts()
         atexit.register(self._at_exit)
 
-    def send(self, event: PinChanged | PinAggregated, *, event_id: str | None = None) -> str:
+    def send(self, event: PinEvent, *, event_id: str | None = None) -> str:
         """Queue one event; returns its CloudEvents id (a random UUID unless given).
 
         The same id again marks a repetition. Raises InvalidMessage for an event over the size limit and
@@ -139,7 +142,7 @@ class PinProducer:
         self._produce(event.type_name, str(event.pin_id).encode(), value, headers)
         return event_id
 
-    def send_many(self, events: Iterable[PinChanged | PinAggregated]) -> list[str]:
+    def send_many(self, events: Iterable[PinEvent]) -> list[str]:
         """Queue several events in order; returns their ids."""
         return [self.send(event) for event in events]
 

@@ -111,7 +111,8 @@ class AttributionStep:
         for event in events:
             partition = (event.topic, event.partition)
             message = self._read(event)
-            if isinstance(message, TurnedDown):
+            # Of visits and engagements the windows step writes the letter: two of one would both be replayed.
+            if isinstance(message, TurnedDown) and event.topic == IMPRESSION_SERVED.name:
                 letters.append(message)
             result = "dead_lettered" if isinstance(message, TurnedDown) else "redelivered"
             if event.offset >= changes.positions.get(partition, self._store.position(partition)):

@@ -63,14 +63,19 @@ class Backfill:
         """Partitions were assigned: their checkpoints say which towers have all of their Pins already."""
         self._checkpoints = checkpoints
         self.progress, self._settled = {}, {}
+        # What was told stays true until it is taken back: an owner that has had no turn yet repeats it.
+        for number, one in checkpoints.items():
+            for version in one.embedded:
+                self._settled.setdefault(version, set()).add(number)
 
     def embedded(self, partition: int) -> list[str]:
         """Live versions of which every Pin of the partition has an acknowledged row."""
-        return [version for version in self._live or () if partition in self._settled.get(version, ())]
+        live = self._settled if self._live is None else self._live
+        return [version for version in live if partition in self._settled.get(version, ())]
 
     def acknowledged(self) -> None:
         """Every row handed out so far is acknowledged: what is complete may be told to others."""
-        self._settled = {version: set(one.complete) for version, one in self.progress.items()}
+        self._settled |= {version: set(one.complete) for version, one in self.progress.items()}
 
     def drops(self, versions: Collection[str]) -> bool:
         """Whether a tower that was live until now is not among these versions."""

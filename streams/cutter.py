@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from index.snapshots import write_snapshot
 from schemas.manifests import SnapshotManifest, TowerManifest
@@ -178,7 +179,7 @@ class Cutter:
 
     def _apply_rows(self, messages: list[Message], decoded: DecodedRows) -> None:
         """Apply rows up to each cut that is due among them, cut, and go on unless the cut made us jump."""
-        times = decoded.batch.attributes["occurred_at_ms"]
+        times = _event_times(decoded.batch.attributes)
         row = place = 0
         assigned_times = self._assigned_times
         while (due := self._due(times[row:])) is not None:
@@ -263,3 +264,13 @@ class Cutter:
     def _commit(self) -> None:
         """Commit what the newest snapshots of all live versions cover."""
         self._topic.commit(start_positions(self._durable.values(), self._reading))
+
+
+def _event_times(attributes: npt.NDArray[np.void]) -> Ints:
+    """When each row's event happened, at the latest when the broker had it (0: not known).
+
+    One event of the year 2033 would otherwise close the hours up to then, and no other hour would be cut.
+    """
+    occurred_ms, ingested_ms = attributes["occurred_at_ms"], attributes["ingested_at_ms"]
+    known = ingested_ms > 0
+    return np.where(known, np.minimum(occurred_ms, ingested_ms), occurred_ms).astype(np.int64)

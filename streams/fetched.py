@@ -89,7 +89,7 @@ def _source_batch(source: Source, messages: Sequence[Message]) -> SourceBatch:
 
 
 def is_event(message: Message) -> bool:
-    """Whether a message is one and not an error. Raises KafkaException for what trying again does not mend."""
+    """Whether it is an event and not an error. Raises KafkaException where trying again mends nothing."""
     error: KafkaError | None = message.error()
     if error is None:
         return True

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _ASK_SECONDS = 10.0
 _CLOSE_SECONDS = 5.0
-"""librdkafka now and then does not come back from leaving a group that is being rebalanced."""
+"""librdkafka may not come back from leaving a group that is being rebalanced, or whose broker is away."""
 
 
 class Intake:
@@ -104,6 +104,8 @@ class Intake:
             return
         restored = self._state.restore(sorted({one.partition for one in partitions}))
         committed = consumer.committed(partitions, timeout=_ASK_SECONDS)
+        if failed := [one.error for one in committed if one.error is not None]:
+            raise KafkaException(failed[0])  # read as «the group knows nothing», it would all be done again
         marks = self._marks([(one.topic, one.partition) for one in committed])
         for one in committed:
             if one.offset > marks[one.topic, one.partition][1]:
@@ -267,19 +269,16 @@ class Intake:
             behind[one.topic] += max(0, high - position)
         return behind
 
-    def close(self) -> bool:
-        """Leave the group, so that the others need not wait for a timeout; whether that was done in time.
-
-        A client that does not come back keeps its membership for as long as the process lives.
-        """
+    def close(self, within_seconds: float = _CLOSE_SECONDS) -> bool:
+        """Leave the group; whether that was done in time. If not, the process has to end to be out of it."""
         if self._closed:
             return True
         self._closed = True
         leaving = threading.Thread(target=self._leave_group, name="leave-group", daemon=True)
         leaving.start()
-        leaving.join(_CLOSE_SECONDS)
+        leaving.join(within_seconds)
         if leaving.is_alive():
-            log.warning("the client did not leave the group within %.0f s", _CLOSE_SECONDS)
+            log.warning("the client did not leave the group within %.0f s", within_seconds)
         return not leaving.is_alive()
 
     def _leave_group(self) -> None:

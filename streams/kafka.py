@@ -78,6 +78,8 @@ def _connection(settings: KafkaSettings) -> Config:
         "bootstrap.servers": settings.bootstrap_servers,
         "client.id": settings.client_id,
         "security.protocol": settings.security_protocol,
+        # A broker that comes back is found within a second, not within librdkafka's ten.
+        "reconnect.backoff.max.ms": 1_000,
     }
     if settings.security_protocol.startswith("SASL"):
         config["sasl.mechanism"] = settings.sasl_mechanism

@@ -1,11 +1,14 @@
 """Kafka messages as people can read them."""
 
+import base64
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import orjson
 
 from schemas.batch import vector_fields
@@ -16,6 +19,8 @@ from .dead_letters import Headers
 
 _SHOWN_NUMBERS = 4
 _SHOWN_BYTES = 2_000
+_FP32_FIELD = "query_vector"
+"""The one vector that is logged as it was scored; all others are fp16."""
 
 
 def readable(raw: bytes | None) -> str | None:
@@ -58,7 +63,7 @@ def decoded(topic: str, value: bytes | None) -> Any:
     if not isinstance(fields, Mapping):
         return fields
     vectors = _vectors(topic)
-    return {name: _short(one) if name in vectors else one for name, one in fields.items()}
+    return {name: _short(one) if name in vectors else _shown(name, one) for name, one in fields.items()}
 
 
 @functools.cache
@@ -66,11 +71,23 @@ def _vectors(topic: str) -> frozenset[str]:
     return frozenset(vector_fields(TOPICS[topic].value) if topic in TOPICS else ())
 
 
+def _shown(name: str, field: Any) -> Any:
+    if not isinstance(field, str):
+        return field
+    if name == _FP32_FIELD:
+        with suppress(ValueError):
+            return _listed(np.frombuffer(base64.b64decode(field, validate=True), "<f4").tolist())
+    return field if len(field) <= _SHOWN_BYTES else f"{field[:_SHOWN_BYTES]} … ({len(field):,} characters)"
+
+
 def _short(vector: Any) -> Any:
     try:
-        numbers = decode_fp16(vector) if isinstance(vector, str) else tuple(map(float, vector))
+        return _listed(decode_fp16(vector) if isinstance(vector, str) else tuple(map(float, vector)))
     except (TypeError, ValueError):
         return vector
+
+
+def _listed(numbers: Sequence[float]) -> str:
     shown = ", ".join(f"{one:.4g}" for one in numbers[:_SHOWN_NUMBERS])
     return f"[{shown}{', …' if len(numbers) > _SHOWN_NUMBERS else ''}] ({len(numbers)} dimensions)"
 

@@ -53,7 +53,7 @@ class Outlet:
             "delivery.report.only.error": True,
             # A worker that was away for longer is no longer of the group: what it had queued must not
             # arrive behind the rows of the one that took over.
-            "delivery.timeout.ms": settings.session_timeout_ms,
+            "delivery.timeout.ms": settings.session_timeout_ms * 4 // 10,
             "batch.size": 1 << 20,
         }
         self._producer = (clients or KafkaClients()).producer(producer_config(settings, overrides))

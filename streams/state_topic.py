@@ -87,6 +87,9 @@ class StateTopic:
             )
             for which in (OFFSET_BEGINNING, OFFSET_END)
         )
+        if failed := [one.error for one in (*first, *after) if one.error is not None]:
+            # An answer without an offset would pass for an empty partition, whose state is not restored.
+            raise KafkaException(failed[0])
         ends = {one.partition: one.offset for one in after}
         return {one.partition: (int(one.offset), int(ends[one.partition])) for one in first}
 

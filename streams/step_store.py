@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from rocksdict import Options, Rdict, WriteBatch
+from rocksdict import Options, WriteBatch
 
+from features.store import open_rocks
 from schemas.errors import Refused
 
 from .positions import Partition
@@ -46,8 +47,7 @@ class StepStore:
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_write_buffer_size(32 << 20)
-        path.mkdir(parents=True, exist_ok=True)
-        self._db = Rdict(str(path), options=options)
+        self._db = open_rocks(path, options)
         self._check_layout(path, layout.encode())
         self._positions = {_partition(key): int(value) for key, value in self.scan(_POSITION)}
         self._waiting = {key: _output(value) for key, value in self.scan(_OUTBOX)}

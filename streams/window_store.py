@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from rocksdict import BlockBasedOptions, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import BlockBasedOptions, DBCompressionType, Options, WriteBatch
 
+from features.store import open_rocks
 from schemas.errors import Refused
 
 from .positions import Partition
@@ -61,8 +62,7 @@ class WindowStore:
 
     def __init__(self, path: Path) -> None:
         """Open or create. Raises Refused for a directory that something else has written."""
-        path.mkdir(parents=True, exist_ok=True)
-        self._db = Rdict(str(path), options=_options())
+        self._db = open_rocks(path, _options())
         layout = self.meta("layout")
         if layout not in (None, LAYOUT):
             self._db.close()

@@ -45,6 +45,7 @@ LiveTowers = Callable[[], Sequence[PinEmbedder]]
 
 _FENCE_SHARE = 0.5
 """Of the session timeout: after that long without contact the coordinator is asked before producing."""
+_REOPEN_SECONDS = 60.0
 
 
 class PartitionsLost(Exception):
@@ -186,10 +187,11 @@ class EnrichmentWorker:
         Raises PartitionsLost. Without it a worker that wakes up after its session ended would put rows
         of an older state behind the rows of the one that took over, and compaction would keep those.
         """
-        if self._away():
+        while self._away():
+            asked_at = self._clock()
             if not self._intake.still_ours():
                 raise PartitionsLost("away for longer than the group waits")
-            self._contact = self._clock()
+            self._contact = asked_at
 
     def _away(self) -> bool:
         return self._clock() - self._contact > self._kafka.session_timeout_ms / 1000 * _FENCE_SHARE
@@ -226,7 +228,7 @@ class EnrichmentWorker:
         self._flush.begin(assignment.starts, assignment.checkpoints, assignment.unwritten)
         self._outlet.produce_letters([(letter, None) for letter in assignment.restored.letters])
         self._in_flight.others += len(assignment.restored.letters)
-        self._contact = self._clock()
+        self._contact = float("-inf")
         self._watchdog.beat()
 
     def _finish(self) -> None:
@@ -256,7 +258,7 @@ class EnrichmentWorker:
         self._telemetry.reopened.inc()
         self._flush.drop()
         self._outlet.drop()
-        if not self._intake.close():
+        if not self._intake.close(_REOPEN_SECONDS):
             raise RuntimeError("a client that cannot leave its group: only the end of the process helps")
         while not stopped():
             log.warning("%s: connecting anew", trouble)
@@ -270,8 +272,7 @@ class EnrichmentWorker:
 
     def _fill(self, towers: Sequence[PinEmbedder], partitions: frozenset[int]) -> None:
         """One chunk of a backfill. Of no partition while silent events are folded: they emit nothing."""
-        chunk = self._backfill.next_chunk(towers, partitions)
-        if chunk is None:
+        if (chunk := self._backfill.next_chunk(towers, partitions)) is None:
             return
         self._check_fence()
         self._outlet.produce_rows(chunk.rows)

@@ -192,3 +192,11 @@ def test_a_killed_writer_loses_no_acknowledged_batch_and_tears_none(tmp_path: Pa
             records = np.concatenate([records for records, _ in store.scan()])
             assert records["id"].tolist() == list(range(10 * (written + 1)))
             assert (records["value"][:, 0] == records["id"] // 10).all()
+
+
+def test_a_store_that_is_open_already_is_refused_for_writing(tmp_path: Path) -> None:
+    with RocksStore(tmp_path, DTYPE), pytest.raises(Refused) as refused:
+        RocksStore(tmp_path, DTYPE)
+
+    assert refused.value.code == "state_in_use"
+    assert str(tmp_path) in refused.value.came

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from entrypoints.cli_processes import _serve_metrics
 from entrypoints.output import Output
 from entrypoints.releasing import build_from_snapshot
 from entrypoints.settings import Settings
+from schemas.errors import RetryableError
 from tests.entrypoints.test_cli import ROOT, skewless
 from tests.entrypoints.world import cut, save_tower
 
@@ -45,6 +47,33 @@ def test_a_damaged_release_is_listed_beside_the_others(tmp_path: Path) -> None:
 
     rows = {row["release"]: row["snapshot"] for row in listed}
     assert rows == {whole.release_id: whole.snapshot_id, damaged.release_id: "damaged: bad_checksum"}
+
+
+def test_a_damaged_ranking_log_is_refused_by_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "ranking-000001.jsonl").write_bytes(b"{garbage\n")
+
+    done = skewless("recount", data_dir=tmp_path)
+
+    assert done.returncode == 1
+    assert "ranking-000001.jsonl, line 1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_data_directory_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    done = skewless("serve", data_dir=tmp_path / "file")
+
+    assert done.returncode == 3
+    assert "Not a directory" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_taken_metrics_port_is_told_in_a_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(RetryableError, match=f"127.0.0.1:{port} cannot be bound"):
+            _serve_metrics(port)
 
 
 def test_ids_are_printed_whole_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,15 @@ def test_one_topic_and_the_document_of_all_are_wrong_usage() -> None:
     assert RUNNER.invoke(app, ["schema", "pin.changed.v1", "--asyncapi"]).exit_code == 2
 
 
+def test_a_proto_file_asked_for_as_json_is_json() -> None:
+    printed = json.loads(
+        RUNNER.invoke(app, ["schema", "pin.changed.v1", "--format", "proto", "--json"]).stdout
+    )
+
+    assert printed["topic"] == "pin.changed.v1"
+    assert printed["proto"] == RUNNER.invoke(app, ["schema", "pin.changed.v1", "--format", "proto"]).stdout
+
+
 def test_without_a_topic_they_are_listed() -> None:
     rows = json.loads(RUNNER.invoke(app, ["schema", "--json"]).stdout)
 

@@ -18,7 +18,9 @@ def test_an_override_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert Settings.load(data_dir=Path("here")).data_dir == Path("here")
 
 
-def test_an_unknown_name_is_refused_and_the_known_ones_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_is_refused_and_the_nearest_one_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SKEWLESS_HTTP_PROT", "9001")
 
     with pytest.raises(Refused) as refused:
@@ -42,6 +44,7 @@ def test_a_value_out_of_range_is_refused_by_name(
 
     assert refused.value.code == "bad_setting"
     assert name.lower() in refused.value.expected
+    assert f"SKEWLESS_{name}" in refused.value.came
 
 
 def test_secrets_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:

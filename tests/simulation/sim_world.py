@@ -67,17 +67,17 @@ class _World:
 
     def run(self) -> Outcome:
         """The whole run; violations are in the outcome."""
-        try:
-            with _quiet(), in_one_thread():
+        with _quiet(), in_one_thread():
+            try:
                 self._rage()
                 self._come_to_rest()
                 self._check_at_rest()
                 self._lose_everything()
                 self._check_history()
-        except Stuck as stuck:
-            self._history.complain("stuck", str(stuck))
-        finally:
-            self._scheduler.end()
+            except Stuck as stuck:
+                self._history.complain("stuck", str(stuck))
+            finally:
+                self._scheduler.end()
         for crash in self._fleet.crashes:
             self._history.complain("crashed", crash)
         lines = tuple(self._scheduler.lines)

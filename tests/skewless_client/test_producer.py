@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, Message
 from schemas.cloudevents import read_headers
 from schemas.codec import decode
 from schemas.errors import InvalidMessage, Refused
-from schemas.events import PinAggregated, PinChanged
+from schemas.events import EngagementObserved, PinAggregated, PinChanged, VisitObserved
 from schemas.vectors import CONTENT_DIMENSION, encode_fp16
 from skewless_client import NotDelivered, PinProducer, ProducerSettings
 from streams.embedded_broker import EmbeddedBroker
@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker([("pin.changed.v1", 4), ("pin.aggregated.v1", 4)]) as made:
+    topics = ("pin.changed.v1", "pin.aggregated.v1", "visit.observed.v1", "engagement.observed.v1")
+    with EmbeddedBroker([(topic, 4) for topic in topics]) as made:
         yield made
 
 
@@ -76,6 +77,17 @@ def test_each_event_type_goes_to_its_topic_in_order(broker: EmbeddedBroker) -> N
     assert len(set(ids)) == 50
     came = [decode(PinAggregated, one.value()) for one in read(broker, "pin.aggregated.v1", 51)]
     assert [event.occurred_at_ms for event in came] == list(range(51))
+
+
+def test_visits_and_engagements_are_sent_too(broker: EmbeddedBroker) -> None:
+    visit = VisitObserved(pin_id=7, occurred_at_ms=1, user_id=2)
+    bought = EngagementObserved(pin_id=7, occurred_at_ms=1, user_id=2, kind="purchase")
+    with PinProducer(settings(broker)) as pins:
+        pins.send_many([visit, bought])
+
+    (seen,), (done,) = read(broker, "visit.observed.v1", 1), read(broker, "engagement.observed.v1", 1)
+    assert decode(VisitObserved, seen.value()) == visit and seen.key() == b"7"
+    assert decode(EngagementObserved, done.value()) == bought and done.key() == b"7"
 
 
 def test_a_full_local_queue_is_waited_for(broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:

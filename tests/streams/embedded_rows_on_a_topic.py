@@ -37,7 +37,9 @@ def tower(version: str = VERSION_A) -> TowerManifest:
     )
 
 
-def row(pin: int, revision: int = 0, *, hour: float = 0.0, version: str = VERSION_A) -> tuple[bytes, bytes]:
+def row(
+    pin: int, revision: int = 0, *, hour: float = 0.0, version: str = VERSION_A, came_in: float | None = None
+) -> tuple[bytes, bytes]:
     """Key and value of Pin `pin` after `revision` changes, whose newest happened at `hour`."""
     message = pin_embedded(
         pin_id=pin,
@@ -46,6 +48,7 @@ def row(pin: int, revision: int = 0, *, hour: float = 0.0, version: str = VERSIO
         changed_offset=revision,
         aggregated_offset=0,
         occurred_at_ms=EPOCH_MS + int(hour * HOUR_MS),
+        ingested_at_ms=EPOCH_MS + int((hour if came_in is None else came_in) * HOUR_MS),
         title=f"Pin {pin}",
         bid_micros=revision,
     )

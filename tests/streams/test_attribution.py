@@ -306,20 +306,37 @@ def test_a_jump_in_time_is_worked_off_in_pieces(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
-        (RawEvent("visit.observed.v1", 0, 0, 0, b"1", b"{", []), DeadLetterReason.DECODE_ERROR),
-        (RawEvent("visit.observed.v1", 0, 0, 0, b"1", b"{}", []), DeadLetterReason.SCHEMA_INVALID),
-        (RawEvent("visit.observed.v1", 0, 0, 0, b"1", None, []), DeadLetterReason.DECODE_ERROR),
-        (raw(visit(5), 0, key=b"2"), DeadLetterReason.KEY_MISMATCH),
-        (raw(bought(90_000_000), 0, ingested_at_ms=1_000), DeadLetterReason.FUTURE_EVENT),
+        (RawEvent("impression.served.v1", 0, 0, 0, b"1", b"{", []), DeadLetterReason.DECODE_ERROR),
+        (RawEvent("impression.served.v1", 0, 0, 0, b"1", b"{}", []), DeadLetterReason.SCHEMA_INVALID),
+        (RawEvent("impression.served.v1", 0, 0, 0, b"1", None, []), DeadLetterReason.DECODE_ERROR),
+        (raw(served(5), 0, key=b"2"), DeadLetterReason.KEY_MISMATCH),
+        (raw(served(90_000_000), 0, ingested_at_ms=1_000), DeadLetterReason.FUTURE_EVENT),
     ],
 )
-def test_a_bad_message_is_turned_down_each_time_it_comes_and_is_passed(
+def test_a_bad_impression_is_turned_down_each_time_it_comes_and_is_passed(
     step: AttributionStep, event: RawEvent, reason: DeadLetterReason
 ) -> None:
     results = [step.apply([event]), step.apply([event])]
 
     assert [[letter.reason for letter in one.letters] for one in results] == [[reason], [reason]]
     assert step.positions([(event.topic, 0), (event.topic, 1)]) == {(event.topic, 0): 1}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        RawEvent("visit.observed.v1", 0, 0, 0, b"1", b"{", []),
+        raw(visit(5), 0, key=b"2"),
+        raw(bought(90_000_000), 0, ingested_at_ms=1_000),
+    ],
+)
+def test_a_bad_visit_is_counted_and_its_letter_left_to_the_windows_step(
+    step: AttributionStep, event: RawEvent
+) -> None:
+    result = step.apply([event])
+
+    assert (result.letters, result.counts) == ([], {"dead_lettered": 1})
+    assert step.positions([(event.topic, 0)]) == {(event.topic, 0): 1}
 
 
 def test_what_is_delivered_again_is_told_from_what_is_new_and_moves_no_position_back(

@@ -57,6 +57,16 @@ def test_only_acknowledged_rows_make_a_partition_complete_for_others() -> None:
     assert [backfill.embedded(number) for number in range(4)] == [[VERSION_A]] * 4
 
 
+def test_an_owner_that_has_had_no_turn_repeats_what_it_was_told() -> None:
+    store = _store(8)
+    owner = Backfill(store, 3)
+    _run(owner, store)
+    for next_store in (store, _store(8)):  # on the same disk and on another one
+        briefly = _restarted(owner, next_store, 3)
+        briefly.acknowledged()
+        assert briefly.embedded(1) == [VERSION_A, VERSION_B]
+
+
 def test_a_partition_that_is_complete_elsewhere_is_not_embedded_again() -> None:
     first, second = _store(8), _store(8)
     owner = Backfill(first, 3)

@@ -65,6 +65,18 @@ def test_a_late_row_belongs_to_the_next_snapshot(tmp_path: Path) -> None:
     assert [set(revisions(tmp_path, one.snapshot_id)) for one in room.told] == [{2}, {2, 4, 6}]
 
 
+def test_an_event_dated_in_the_future_closes_no_hour_before_its_time(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    room.topic.put(*row(2, 1))
+    room.topic.put(*row(4, 1, hour=70_000.0, came_in=0.5))
+    room.topic.put(*row(2, 2, hour=1.0))
+    cutter = room.cutter()
+    read_all(cutter)
+    assert hours(room.told) == [0]
+    assert revisions(tmp_path, room.told[0].snapshot_id) == {2: 1, 4: 1}
+    assert hours(cutter.cut()) == [1]
+
+
 def test_nothing_is_cut_when_nothing_changed(tmp_path: Path) -> None:
     room = Room(tmp_path)
     room.topic.put(*row(2, 5))

@@ -1,3 +1,7 @@
+import base64
+
+import numpy as np
+import orjson
 import pytest
 
 from schemas.codec import encode
@@ -35,6 +39,18 @@ def test_vectors_are_cut_short() -> None:
     assert body["vector"] == "[0.5, -0.25, 0, 1] (4 dimensions)"
     assert body["pin_id"] == 7
     assert array == {"content_embedding": "[1, 2, 3, 4, …] (5 dimensions)"}
+
+
+def test_the_logged_query_vector_and_long_texts_are_cut_short_too() -> None:
+    vector = base64.b64encode(np.arange(5, dtype="<f4").tobytes()).decode()
+
+    body = decoded("ranking.logged.v1", orjson.dumps({"query_vector": vector, "title": "x" * 2_001}))
+
+    assert body == {
+        "query_vector": "[0, 1, 2, 3, …] (5 dimensions)",
+        "title": "x" * 2_000 + " … (2,001 characters)",
+    }
+    assert decoded("ranking.logged.v1", b'{"query_vector": "!!"}') == {"query_vector": "!!"}
 
 
 def test_what_is_no_vector_or_no_json_is_left_as_it_is() -> None:

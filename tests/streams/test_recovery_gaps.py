@@ -235,7 +235,7 @@ def test_a_checkpoint_of_a_state_topic_that_was_made_anew_covers_nothing(kafka: 
             worker="w",
             occurred_at_ms=1,
         )
-        for number in range(64)
+        for number in range(STATE_CHECKPOINTED.partitions)
     ]
     outlet = Producer(producer_config(kafka))
     for one in said:

@@ -17,6 +17,7 @@ from confluent_kafka import Producer
 from features.windows import DAY_MS
 from schemas.cloudevents import cloudevent_headers
 from schemas.codec import decode
+from schemas.errors import RetryableError
 from schemas.events import PinAggregated
 from schemas.topics import ENGAGEMENT_OBSERVED, PIN_AGGREGATED, VISIT_OBSERVED
 from streams.embedded_broker import EmbeddedBroker
@@ -123,8 +124,12 @@ class _World:
         assert self._producer.flush(30) == 0
 
     def done(self) -> int:
-        """Events acknowledged by the group."""
-        return sum(one.committed or 0 for one in self._source.standing(self._partitions).values())
+        """Events acknowledged by the group; none, while its coordinator is still starting."""
+        try:
+            standing = self._source.standing(self._partitions)
+        except RetryableError:
+            return 0
+        return sum(one.committed or 0 for one in standing.values())
 
     def told(self) -> dict[int, tuple[int, Windows]]:
         """The last row of each Pin, in offset order."""

@@ -67,9 +67,9 @@ def list_letters(topic: AnyTopic = None, reasons: Reasons = None, as_json: Json 
 
     Example: skewless dlq list --reason decode_error
     """
+    from schemas.cloudevents import iso  # noqa: PLC0415
     from schemas.topics import DEAD_LETTERED  # noqa: PLC0415
     from streams.letters import source_topic  # noqa: PLC0415
-    from streams.message_text import iso  # noqa: PLC0415
 
     wanted = _filter(reasons)
     topics = [source_topic(topic)] if topic else [one.name for one in DEAD_LETTERED]
@@ -168,8 +168,9 @@ def show(  # noqa: PLR0913, PLR0917 - options, each with a default
 
 
 def _print_letter(letter: "Letter", now_ms: int, as_json: bool) -> None:
+    from schemas.cloudevents import iso  # noqa: PLC0415
     from streams.letters import would_fail_again  # noqa: PLC0415
-    from streams.message_text import decoded, iso, readable, readable_headers  # noqa: PLC0415
+    from streams.message_text import decoded, readable, readable_headers  # noqa: PLC0415
 
     story = {
         "reason": letter.reason,

@@ -163,7 +163,8 @@ def _start(text: str) -> "Start":
 
 
 def _print_record(record: "Record", decode: bool, as_json: bool) -> None:
-    from streams.message_text import iso, readable, readable_headers  # noqa: PLC0415
+    from schemas.cloudevents import iso  # noqa: PLC0415
+    from streams.message_text import readable, readable_headers  # noqa: PLC0415
 
     body: Any = _body(record, decode)
     place = f"{record.topic}/{record.partition}/{record.offset}"

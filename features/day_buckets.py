@@ -73,10 +73,6 @@ class DayBuckets:
         np.minimum.at(first, self.slot[inside], self.day[inside])
         return np.where(first == np.iinfo(np.int64).max, -1, first)
 
-    def has_entries(self) -> npt.NDArray[np.bool_]:
-        """Per slot: whether there is anything to keep."""
-        return np.bincount(self.slot, minlength=self.slots) > 0
-
 
 def unpack(values: Sequence[bytes | None]) -> DayBuckets:
     """Stored bytes -> buckets, slot i from `values[i]`; None is a Pin without counts."""

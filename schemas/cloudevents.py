@@ -1,6 +1,7 @@
 """CloudEvents attributes as Kafka headers (binary mode of the CloudEvents Kafka binding)."""
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 SPEC_VERSION = b"1.0"
 CONTENT_TYPE = b"application/json"
@@ -23,3 +24,11 @@ def cloudevent_headers(*, event_id: str, source: str, type_name: str, time_iso: 
 def read_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> Mapping[str, str]:
     """Header name -> text; undecodable bytes are replaced, never raised on."""
     return {name: (value or b"").decode("utf-8", "replace") for name, value in headers or ()}
+
+
+def iso(epoch_ms: int) -> str:
+    """A moment as `ce_time` has it: UTC, to the millisecond; empty for none (below 0)."""
+    if epoch_ms < 0:
+        return ""
+    moment = datetime.fromtimestamp(epoch_ms // 1000, UTC).replace(microsecond=epoch_ms % 1000 * 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -7,13 +7,12 @@ import sys
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from types import FrameType, TracebackType
 from typing import Literal, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from schemas.cloudevents import cloudevent_headers
+from schemas.cloudevents import cloudevent_headers, iso
 from schemas.codec import MAX_EVENT_BYTES, encode
 from schemas.errors import DeadLetterReason, InvalidMessage, Refused
 from schemas.events import EngagementObserved, PinAggregated, PinChanged, VisitObserved
@@ -136,7 +135,7 @@ class PinProducer:
                 event_id=event_id,
                 source=self._settings.source,
                 type_name=event.type_name,
-                time_iso=_iso(event.occurred_at_ms),
+                time_iso=iso(event.occurred_at_ms),
             )
         ]
         self._produce(event.type_name, str(event.pin_id).encode(), value, headers)
@@ -216,8 +215,3 @@ def exit_on_sigterm() -> None:
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
-
-
-def _iso(epoch_ms: int) -> str:
-    moment = datetime.fromtimestamp(epoch_ms // 1000, UTC).replace(microsecond=epoch_ms % 1000 * 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -7,7 +7,6 @@ host whatever the settings say.
 import asyncio
 import logging
 import signal
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from faust.types.auth import CredentialsT
 
 from .faust_loop import FaustLoop
 from .kafka import KafkaSettings
+from .kafka_security import aiokafka_security
 from .steps import Step
 
 log = logging.getLogger(__name__)
@@ -88,16 +88,14 @@ def build_app(
 
 def _credentials(settings: KafkaSettings) -> CredentialsT | None:
     """TLS and SASL as the other clients have them; what is printed of it names the user and no password."""
-    protocol = settings.security_protocol
-    context = (
-        ssl.create_default_context(cafile=settings.ssl_ca_location) if protocol.endswith("SSL") else None
-    )
-    if protocol.startswith("SASL"):
+    security = aiokafka_security(settings)
+    context = security.get("ssl_context")
+    if "sasl_mechanism" in security:
         return faust.SASLCredentials(
-            username=settings.sasl_username or "",
-            password=settings.sasl_password.get_secret_value() if settings.sasl_password else "",
+            username=security["sasl_plain_username"],
+            password=security["sasl_plain_password"],
             ssl_context=context,
-            mechanism=settings.sasl_mechanism,
+            mechanism=security["sasl_mechanism"],
         )
     return faust.SSLCredentials(context) if context else None
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from schemas.cloudevents import iso
 from schemas.errors import DeadLetterReason, InvalidMessage, Refused
 from schemas.topics import PIN_CHANGED, TOPICS
 
 from .event_decoding import EventDecoder
 from .event_lines import Block, Events, part
-from .message_text import iso
 from .sources import Ints
 
 MAX_EXAMPLES = 10

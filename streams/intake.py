@@ -127,8 +127,7 @@ class Intake:
         self._telemetry.missed_state_rows.inc(restored.missed_rows)
         log.info("assigned %d partitions", len(self.assigned))
         unwritten = pins_of(self._store, {number for (_, number), one in starts.items() if one.unwritten})
-        offsets = {each: one.offset for each, one in starts.items()}
-        self._handover.begin(Assignment(offsets, restored.checkpoints, unwritten, restored))
+        self._handover.begin(Assignment(self._starts, restored.checkpoints, unwritten, restored))
 
     def _start(self, committed: TopicPartition, marks: tuple[int, int], restored: Restored) -> Start:
         """Where to start with one partition; counts what is gone from the topic before it was read."""

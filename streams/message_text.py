@@ -5,7 +5,6 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -90,11 +89,3 @@ def _short(vector: Any) -> Any:
 def _listed(numbers: Sequence[float]) -> str:
     shown = ", ".join(f"{one:.4g}" for one in numbers[:_SHOWN_NUMBERS])
     return f"[{shown}{', …' if len(numbers) > _SHOWN_NUMBERS else ''}] ({len(numbers)} dimensions)"
-
-
-def iso(epoch_ms: int) -> str:
-    """A moment in UTC; empty for none."""
-    if epoch_ms < 0:
-        return ""
-    moment = datetime.fromtimestamp(epoch_ms // 1000, UTC).replace(microsecond=epoch_ms % 1000 * 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

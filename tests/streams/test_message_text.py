@@ -4,8 +4,9 @@ import numpy as np
 import orjson
 import pytest
 
+from schemas.cloudevents import iso
 from schemas.codec import encode
-from streams.message_text import decoded, iso, readable, readable_headers
+from streams.message_text import decoded, readable, readable_headers
 from tests.schemas.examples import pin_changed, pin_embedded
 
 

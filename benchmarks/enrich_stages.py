@@ -25,6 +25,7 @@ from streams.state_cache import CachedStore
 
 BATCH = 8192
 BATCHES = 12
+_CONSUME_SECONDS = 120
 
 
 def _batches(made: Events) -> list[SourceBatch]:
@@ -95,7 +96,10 @@ def _consume(settings: KafkaSettings, count: int) -> float:
     consumer = Consumer(consumer_config(settings, "stages"))
     consumer.subscribe([PIN_CHANGED.name])
     fetched, start, first = 0, 0.0, 0
+    asked = time.monotonic()
     while fetched < count:
+        if time.monotonic() - asked > _CONSUME_SECONDS:
+            raise RuntimeError(f"{fetched} of {count} events came in {_CONSUME_SECONDS} s")
         messages = consumer.consume(BATCH, 0.5)
         [(one.key(), one.value(), one.partition(), one.offset(), one.timestamp()) for one in messages]
         fetched += len(messages)

@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import Refused
+from schemas.tiers import Tiers, read_tiers
 
 ENV_PREFIX = "SKEWLESS_"
 
@@ -145,6 +146,10 @@ class Settings(BaseSettings):
             meant = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(f"unknown setting {', '.join(unknown)}{meant}")
         return values
+
+    def tiers(self) -> Tiers:
+        """What `tiers.json` of the data directory declares, or one realtime tier. Raises Refused."""
+        return read_tiers(self.data_dir / "tiers.json", self.tier)
 
     @property
     def towers_dir(self) -> Path:

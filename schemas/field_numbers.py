@@ -86,6 +86,7 @@ FIELD_NUMBERS: dict[str, dict[str, int]] = {
         "embedded": 5,
         "worker": 6,
         "occurred_at_ms": 7,
+        "live": 8,
     },
     "PinEmbedded": {
         "pin_id": 1,
@@ -137,6 +138,8 @@ FIELD_NUMBERS: dict[str, dict[str, int]] = {
         "duration_seconds": 10,
         "stages": 11,
         "ads": 12,
+        "version_policy": 13,
+        "version_mix": 14,
     },
     "StageTrace": {
         "stage": 1,
@@ -153,6 +156,7 @@ FIELD_NUMBERS: dict[str, dict[str, int]] = {
         "pctr": 5,
         "bid_micros": 6,
         "price_micros": 7,
+        "fresh": 8,
     },
     "ImpressionServed": {
         "request_id": 1,

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .embeddings import Sha256Hex
 from .ids import AdvertiserId, EpochMs, Micros, PinId, UserId
 from .ranking import StageTrace
+from .tiers import VersionPolicy
 
 
 class LoggedAd(BaseModel):
@@ -19,6 +20,7 @@ class LoggedAd(BaseModel):
     tower_version: Sha256Hex = Field(
         description="version of the Pin embedding that was scored, from its row's tag"
     )
+    fresh: bool = Field(False, description="from the delta segment: newer than the release's snapshot")
     dot: float = Field(description="query embedding · Pin embedding")
     pctr: float
     bid_micros: Micros
@@ -40,6 +42,11 @@ class RankingLog(BaseModel):
     snapshot_id: str
     registry_hash: Sha256Hex
     query_tower_version: Sha256Hex
+    version_policy: VersionPolicy = "enforce"
+    version_mix: dict[Sha256Hex, int] = Field(
+        default_factory=dict,
+        description="Pins scored for this answer, by the tower version of their embedding",
+    )
     query_vector: str = Field(description="the query embedding, base64 of little-endian fp32")
     duration_seconds: float
     stages: list[StageTrace]

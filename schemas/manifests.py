@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .embeddings import Sha256Hex
 from .ids import EpochMs
+from .tiers import TierName, TierPolicy, VersionPolicy
 
 TOWER_FORMAT = 1
-SNAPSHOT_FORMAT = 1
-RELEASE_FORMAT = 1
+SNAPSHOT_FORMAT = 2
+RELEASE_FORMAT = 2
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 """A plain file name: no separator, so a manifest cannot point outside its directory."""
@@ -65,11 +66,16 @@ class TowerManifest(Manifest):
 
 
 class SnapshotManifest(Manifest):
-    """The Pin embeddings of one tier and one hour. Holds no wall clock, so a re-cut is byte-identical."""
+    """The Pin embeddings of one tier and one hour. Holds no wall clock, so a re-cut is byte-identical.
+
+    A `stream` snapshot was cut from pin.embedded.v1, and `offsets` are of that topic; a `batch` one was
+    embedded all at once from the states on pin.features.v1 below its `offsets`.
+    """
 
     format: Annotated[int, Field(ge=1, le=SNAPSHOT_FORMAT)] = SNAPSHOT_FORMAT
     snapshot_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=120)]
-    tier: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)]
+    tier: TierName
+    source: Literal["stream", "batch"] = "stream"
     hour_ms: EpochMs = Field(description="start of the hour that the cut closes, in event time or wall clock")
     clock: Literal["event", "wall"]
     rows: Annotated[int, Field(ge=0)]
@@ -102,8 +108,26 @@ class CheckResult(Manifest):
     detail: str
 
 
+class TierPart(Manifest):
+    """What one tier gave to a release: which snapshot, how far it reaches, and so how far it is behind."""
+
+    policy: TierPolicy
+    snapshot_id: str
+    hour_ms: EpochMs
+    rows: Annotated[int, Field(ge=0)]
+    versions: dict[Sha256Hex, int] = Field(description="rows per tower version")
+    offsets: Offsets
+    newest_event_ms: EpochMs
+    newest_ingest_ms: EpochMs
+
+
 class ReleaseManifest(Manifest):
-    """Query tower, Pin index, calibration, registry, snapshot and offsets that belong together."""
+    """Query tower, Pin index, calibration, registry, snapshots and offsets that belong together.
+
+    `snapshot_id`, `tier`, `hour_ms` and the newest moments are those of the freshest tier, `offsets` what
+    all tiers together cover (of each partition the least); `tiers` has each by itself. Format 1 knew one
+    tier and no policy.
+    """
 
     format: Annotated[int, Field(ge=1, le=RELEASE_FORMAT)] = RELEASE_FORMAT
     release_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=120)]
@@ -114,6 +138,10 @@ class ReleaseManifest(Manifest):
     snapshot_id: str
     tier: str
     hour_ms: EpochMs
+    tiers: dict[TierName, TierPart] = Field(default_factory=dict, description="empty in format 1")
+    version_policy: VersionPolicy = Field(
+        "enforce", description="`tolerate`: rows of several tower versions, to be served only when asked for"
+    )
     rankers: dict[str, Sha256Hex] = Field(default_factory=dict, description="stage -> ranker checkpoint")
     offsets: Offsets
     newest_event_ms: EpochMs

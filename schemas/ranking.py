@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .embeddings import Sha256Hex
 from .events import AgeBand
 from .ids import AdvertiserId, EpochMs, Micros, PinId, UserId
+from .tiers import VersionPolicy
 
 MAX_SLOTS = 100
 MAX_HISTORY = 50
@@ -65,6 +66,22 @@ class StageTrace(Answer):
     dropped: dict[str, int] = Field(default_factory=dict, description="reason -> how many it dropped here")
 
 
+class Coverage(Answer):
+    """Which part of the inventory an answer was chosen from."""
+
+    shards: Annotated[int, Field(ge=1)] = 1
+    shards_answered: Annotated[int, Field(ge=0)] = 1
+    pins: Annotated[int, Field(ge=0)] = Field(description="Pins of the shards that answered")
+    fresh_pins: Annotated[int, Field(ge=0)] = Field(
+        0, description="of those, Pins that changed since the release's snapshots (the delta segment)"
+    )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard answered."""
+        return self.shards_answered == self.shards
+
+
 class RankResponse(Answer):
     """Ranked, priced ads and the proof of what scored them: all under one lease on one release."""
 
@@ -74,6 +91,12 @@ class RankResponse(Answer):
     query_tower_version: Sha256Hex
     pin_tower_version: Sha256Hex
     user_known: bool = Field(description="false when neither the store nor the request described the user")
+    version_policy: VersionPolicy = "enforce"
+    version_mix: dict[Sha256Hex, int] = Field(
+        default_factory=dict,
+        description="Pins scored for this answer, by the tower version of their embedding",
+    )
+    coverage: Coverage | None = Field(None, description="absent in answers of older servers")
     ads: list[RankedAd]
     stages: list[StageTrace]
 

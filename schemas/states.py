@@ -97,5 +97,10 @@ class StateCheckpointed(BaseModel):
     embedded: list[Sha256Hex] = Field(
         [], description="tower versions of which every Pin of this partition has an embedded row"
     )
+    live: list[Sha256Hex] = Field(
+        [],
+        description="tower versions that every event from `covers` on is embedded with: the states below "
+        "`state_offset` and their rows together hold all of this partition",
+    )
     worker: str
     occurred_at_ms: EpochMs

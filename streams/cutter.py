@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from index.embedding_table import Applied, EmbeddingTable
 from index.snapshots import write_snapshot
 from schemas.manifests import SnapshotManifest, TowerManifest
 from schemas.topics import PIN_EMBEDDED
@@ -26,7 +27,6 @@ from .cut_policy import CutPolicy, Ints
 from .dead_letters import Headers
 from .embedded_batches import DecodedRows, EmbeddedDecoder, Message
 from .embedded_topic import EmbeddedTopic
-from .embedding_table import Applied, EmbeddingTable
 from .sources import DeadLetter
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from features.pin_state import STATUS_CODES
+from index.embedding_table import EmbeddedBatch
 from index.snapshots import ATTRIBUTES
 from schemas.batch import BatchDecoder, UndecodableBatch
 from schemas.codec import MAX_EVENT_BYTES, decode, encode
@@ -20,7 +21,6 @@ from schemas.embeddings import PinEmbedded, embedded_key
 from schemas.errors import DeadLetterReason, InvalidMessage
 from schemas.topics import PIN_EMBEDDED
 
-from .embedding_table import EmbeddedBatch
 from .sources import DeadLetter
 
 Ints = npt.NDArray[np.int64]

@@ -23,12 +23,21 @@ def _read(path: Path) -> tuple[type[BaseModel], bytes, dict[str, Any]]:
     return TOPICS[fixture["topic"]].value, fixture["encoded"].encode("utf-8"), fixture["decoded"]
 
 
+def _known(came: Any, wanted: Any) -> Any:
+    """`came` without the fields, at any depth, that `wanted` does not have."""
+    if isinstance(wanted, dict):
+        return {name: _known(came[name], wanted[name]) for name in wanted}
+    if isinstance(wanted, list) and len(wanted) == len(came):
+        return [_known(one, other) for one, other in zip(came, wanted, strict=True)]
+    return came
+
+
 @pytest.mark.parametrize("path", _fixtures(), ids=lambda path: path.stem)
 def test_an_old_message_decodes_to_what_it_meant(path: Path) -> None:
     model, encoded, decoded = _read(path)
     came = decode(model, encoded).model_dump(mode="json")
     # Fields that were added since then are not in the fixture, and hold their defaults.
-    assert {name: came[name] for name in decoded} == decoded
+    assert _known(came, decoded) == decoded
 
 
 @pytest.mark.parametrize("path", _fixtures(), ids=lambda path: path.stem)

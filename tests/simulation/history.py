@@ -15,9 +15,9 @@ import numpy as np
 import orjson
 
 from features.store import RecordStore
+from index.embedding_table import EmbeddingTable
 from schemas.topics import PIN_AGGREGATED, PIN_CHANGED, PIN_EMBEDDED, PIN_FEATURES, STATE_CHECKPOINTED
 from streams.embedded_batches import EmbeddedDecoder, Message
-from streams.embedding_table import EmbeddingTable
 
 from .oracle import STATUS, Oracle
 from .sim_group import Place

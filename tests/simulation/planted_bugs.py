@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from features.store import Records
-from streams import embedding_table, intake, pin_fold, state_topic, worker
+from index import embedding_table
+from streams import intake, pin_fold, state_topic, worker
 from streams.embedded_rows import EmbeddedRows
 from streams.enrichment import Enriched
 from streams.outlet import Outlet

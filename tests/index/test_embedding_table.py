@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from index.embedding_table import Applied, EmbeddedBatch, EmbeddingTable
 from index.snapshots import ATTRIBUTES, SnapshotRows
-from streams.embedding_table import Applied, EmbeddedBatch, EmbeddingTable
 
 DIMENSION = 4
 Row = tuple[int, str, int, int]

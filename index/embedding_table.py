@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from index.snapshots import ATTRIBUTES, SnapshotRows
+from .row_files import ATTRIBUTES, SnapshotRows
 
 Ints = npt.NDArray[np.int64]
 Slots = npt.NDArray[np.intp]

@@ -136,7 +136,7 @@ def _measure(scenario: Scenario, results: _Results, *, quick: bool) -> None:
             results.alone = stages(place.settings, made, data, version)
         if clean and workload.bytes == 0 and workload.spelling not in results.isolation:
             results.isolation[workload.spelling] = isolation(made)
-        runs = Runs(place, data, version, len(made), workload.partitions, 5.0 if quick else 15.0)
+        runs = Runs(place, data, version, len(made), workload.partitions, 5.0 if quick else 30.0)
         rates = {}
         for name in scenario.runs:
             rates[name] = runs.rate(name)

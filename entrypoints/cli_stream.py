@@ -27,11 +27,10 @@ def stream(
 
     _log_to_stderr()
     settings, metrics = Settings.load(), _serve_metrics(metrics_port)
-    run = wiring_streams.stream_run(settings, worker, step or (), metrics)
+    with wiring_streams.stream_run(settings, worker, step or (), metrics) as run:
+        from streams.app import run_until_signalled  # noqa: PLC0415
 
-    from streams.app import run_until_signalled  # noqa: PLC0415
-
-    run_until_signalled(run.apps, run.loops)
+        run_until_signalled(run.apps, run.loops)
     if as_json:
         Output(True).data({driver.name: {"events": driver.events_taken} for driver in run.drivers})
 

@@ -1,7 +1,8 @@
 """The composition root of the Faust processes: settings in, steps and apps out."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +26,10 @@ from streams.steps import Step
 from streams.stream_telemetry import StreamTelemetry
 from streams.window_store import WindowStore
 from streams.windows import WindowSettings, WindowsStep
+from streams.wire_format import WireFormats
 
 from .kafka_connection import kafka_settings
+from .registry_connection import wire_formats
 from .settings import Settings
 from .step_rules import attribution_rules, skew_rules
 
@@ -98,8 +101,11 @@ class StreamRun:
     drivers: Sequence[StepDriver]
 
 
-def stream_run(settings: Settings, worker: int, only: Sequence[str], metrics: CollectorRegistry) -> StreamRun:
-    """Open the state and make everything that runs.
+@contextmanager
+def stream_run(
+    settings: Settings, worker: int, only: Sequence[str], metrics: CollectorRegistry
+) -> Iterator[StreamRun]:
+    """Open the state and make everything that runs; at the end the schema registry's client is closed.
 
     One app and one consumer group per step: a process that runs some of them shares the work with one
     that runs all, and a new step reads from the beginning without the others doing so.
@@ -112,19 +118,22 @@ def stream_run(settings: Settings, worker: int, only: Sequence[str], metrics: Co
     loop_settings = LoopSettings(
         frozen_seconds=kafka.session_timeout_ms / 1000, stall_seconds=settings.stream_stall_seconds
     )
-    made = [
-        step_app(kafka, step, Home(folder, f"stream-{worker}"), loop_settings, telemetry)
-        for step in steps(settings, worker, only, metrics)
-    ]
-    return StreamRun([one[0] for one in made], [one[1] for one in made], [one[2] for one in made])
+    with wire_formats(settings) as formats:
+        home = Home(folder, f"stream-{worker}", formats)
+        made = [
+            step_app(kafka, step, home, loop_settings, telemetry)
+            for step in steps(settings, worker, only, metrics)
+        ]
+        yield StreamRun([one[0] for one in made], [one[1] for one in made], [one[2] for one in made])
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where a process keeps its state, and what its dead letters call it."""
+    """Where a process keeps its state, what its dead letters call it, and how it reads framed messages."""
 
     folder: Path
     worker: str
+    formats: WireFormats | None = None
 
 
 def step_app(
@@ -146,6 +155,7 @@ def step_app(
         telemetry=telemetry,
         owned=lambda: loop.owned,
         now_ms=lambda: time.time_ns() // 1_000_000,
+        formats=home.formats,
     )
     driver = StepDriver(step, around)
     loop = FaustLoop(driver, KafkaStepSource(kafka, group), telemetry, loop_settings)

@@ -1,9 +1,10 @@
 """Messages → changes in bulk, and the search for the bad ones in a batch that holds some.
 
-A clean batch is parsed with one call. When that refuses it, or refused one of the batches before, the
-batch is read message by message, which names what it cannot read; then the rules point at rows. Only
-those rows are read by pydantic, whose word is final: a letter for what it refuses, and what it accepts,
-whatever it looks like, is written anew in the form that both readers know.
+A clean batch is parsed with one call. When that refuses it, it is tried without the messages that are
+torn, and when that is refused too, the batch is read message by message, which names what it cannot
+read; then the rules point at rows. Only those rows are read by pydantic, whose word is final: a letter
+for what it refuses, and what it accepts, whatever it looks like, is written anew in the form that both
+readers know.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ from schemas.rows import fp16_texts
 from .sources import DeadLetter, Ints, Source, SourceBatch, dead_letter
 
 DOUBTED_BATCHES = 16
-"""So many batches after a bad one are read message by message: one pill in each must not cost a parse."""
+"""So many batches after a bad one are read as that one had to be: one pill in each must not cost a parse."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,39 @@ def decode_source(batch: SourceBatch) -> DecodedBatch:
 def _columns(batch: SourceBatch) -> tuple[pl.DataFrame, set[int]]:
     """A frame row per message, and the rows that could not be read."""
     source, doubt = batch.source, batch.source.doubt
-    if not doubt.batches and _of_plain_size(batch.values):
-        try:
-            return source.decoder.parse(cast(Sequence[bytes], batch.values)), set()
-        except UndecodableBatch:
-            doubt.batches = DOUBTED_BATCHES
+    if not doubt.singly:
+        if not doubt.torn and (frame := _parsed(source, batch.values, set())) is not None:
+            return frame, set()
+        torn = _torn(batch.values)
+        if (frame := _parsed(source, batch.values, torn)) is not None:
+            doubt.torn = DOUBTED_BATCHES if torn else max(0, doubt.torn - 1)
+            return frame, torn
+        doubt.singly = DOUBTED_BATCHES
     frame, odd = source.reader.read(batch.values)
-    doubt.batches = DOUBTED_BATCHES if odd else max(0, doubt.batches - 1)
+    doubt.singly = DOUBTED_BATCHES if odd - _torn(batch.values) else max(0, doubt.singly - 1)
     return frame, odd
 
 
-def _of_plain_size(values: Sequence[bytes | None]) -> bool:
-    return None not in values and max(map(len, values), default=0) <= MAX_EVENT_BYTES  # type: ignore[arg-type]
+def _parsed(source: Source, values: Sequence[bytes | None], torn: set[int]) -> pl.DataFrame | None:
+    """All messages with one call, torn ones as empty objects; None when that call refuses one."""
+    if torn:
+        values = list(values)
+        for row in torn:
+            values[row] = b"{}"
+    elif None in values or max(map(len, cast(Sequence[bytes], values)), default=0) > MAX_EVENT_BYTES:
+        return None
+    try:
+        return source.decoder.parse(cast(Sequence[bytes], values))
+    except UndecodableBatch:
+        return None
+
+
+def _torn(values: Sequence[bytes | None]) -> set[int]:
+    """Messages that are no plain object from their first byte to their last: the commonest pill."""
+    column = pl.Series(values, dtype=pl.Binary)
+    whole = column.bin.starts_with(b"{") & column.bin.ends_with(b"}") & ~column.bin.contains(b"\n")
+    whole &= column.bin.size() <= MAX_EVENT_BYTES
+    return set((~whole.fill_null(False)).arg_true())
 
 
 def _changes(source: Source, frame: pl.DataFrame, rows: Ints) -> Changes:

@@ -20,12 +20,13 @@ EventType = Callable[[int], str | None]
 
 @dataclass
 class Doubt:
-    """How many more batches of a source are read message by message: the last ones held bad messages.
+    """How many more batches of a source are looked at for torn messages first, and how many are read singly.
 
-    Either way gives the same columns; it spares a stream with a pill in every batch the parse that fails.
+    Every way gives the same columns; it spares a stream with a pill in every batch the parse that fails.
     """
 
-    batches: int = 0
+    torn: int = 0
+    singly: int = 0
 
 
 @dataclass(frozen=True)

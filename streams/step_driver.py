@@ -11,10 +11,10 @@ owned the partition, or the disk is new) is brought up to it from the topic itse
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from schemas.errors import RetryableError
+from schemas.errors import InvalidMessage, RetryableError
 from schemas.topics import TOPICS
 
 from .positions import Partition, check_not_ahead
@@ -23,6 +23,7 @@ from .step_source import StepSource
 from .steps import Output, PartitionOwner, RawEvent, Step, StepResult, TurnedDown
 from .stream_telemetry import StreamTelemetry
 from .topic_reader import Spans
+from .wire_format import MAGIC, WireFormats
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 class Surroundings:
     """What a driver is given from outside. `owned`: partitions of the group that are this process's now.
 
-    `now_ms` is the wall clock, `pause` sleeps for seconds; a test has its own.
+    `now_ms` is the wall clock, `pause` sleeps for seconds; a test has its own. `formats` reads messages
+    that are framed by a schema registry; without it they are dead letters.
     """
 
     outlet: StepOutlet
@@ -45,6 +47,7 @@ class Surroundings:
     now_ms: Callable[[], int]
     pause: Callable[[float], None] = time.sleep
     patience_seconds: float = 120.0
+    formats: WireFormats | None = None
 
 
 class StepDriver:
@@ -152,12 +155,22 @@ class StepDriver:
         log.info("%s: read %d events of %s that the state lacked", self.name, read, topic)
 
     def _fold(self, events: Sequence[RawEvent]) -> None:
-        result = self._step.apply(events)
+        result = self._step.apply([self._unframed(event) for event in events])
         self._settle(result)
         for name, count in (result.counts or _counted(events, result.letters)).items():
             self._telemetry.events.labels(self.name, name).inc(count)
         lag_ms = self._around.now_ms() - events[-1].ingested_at_ms
         self._telemetry.lag_seconds.labels(self.name).set(max(0, lag_ms) / 1000)
+
+    def _unframed(self, event: RawEvent) -> RawEvent:
+        formats = self._around.formats
+        if formats is None or event.topic not in TOPICS or (event.value or b"")[:1] != MAGIC:
+            return event
+        value, model = event.value or b"", TOPICS[event.topic].value
+        try:
+            return replace(event, read=self._patiently(lambda: formats.to_json(model, value)))
+        except InvalidMessage as refused:
+            return replace(event, read=refused)
 
     def tick(self) -> bool:
         """Let time pass; whether there is more to do right away."""

@@ -18,7 +18,7 @@ KeyOf = Callable[[Any], bytes]
 def event_or_letter(event: RawEvent, topic: Topic, key_of: KeyOf) -> BaseModel | TurnedDown:
     """The message as `topic.value`; a `TurnedDown` when it is invalid, of another type or wrongly keyed."""
     try:
-        message = decode(topic.value, event.value)
+        message = decode(topic.value, event.json())
     except InvalidMessage as error:
         return _turned_down(event, topic, error.reason, error.detail)
     if event.key != (wanted := key_of(message)):

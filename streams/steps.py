@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from schemas.errors import DeadLetterReason
+from schemas.errors import DeadLetterReason, InvalidMessage
 
 from .dead_letters import Headers
 from .positions import Partition
@@ -16,7 +16,10 @@ from .positions import Partition
 
 @dataclass(frozen=True)
 class RawEvent:
-    """One message as the broker has it. `ingested_at_ms` is the broker's timestamp."""
+    """One message as the broker has it. `ingested_at_ms` is the broker's timestamp.
+
+    `read`: its value as JSON where it came framed by a schema registry, or why that cannot be read.
+    """
 
     topic: str
     partition: int
@@ -25,6 +28,13 @@ class RawEvent:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    read: bytes | InvalidMessage | None = None
+
+    def json(self) -> bytes | None:
+        """The value as JSON. Raises InvalidMessage when it came framed and cannot be read."""
+        if isinstance(self.read, InvalidMessage):
+            raise InvalidMessage(self.read.reason, self.read.detail)
+        return self.value if self.read is None else self.read
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,3 @@ def _prepare(model: type[BaseModel], schema: WriterSchema, schema_id: int) -> To
     return InvalidMessage(
         DeadLetterReason.UNKNOWN_VERSION, f"schema {schema_id} is {schema.kind[:40]}, which is not read here"
     )
-
-
-def unframed(formats: WireFormats | None, model: type[BaseModel], value: bytes | None) -> bytes | None:
-    """One value as our decoders read it, for those who read message by message; raises as `to_json` does."""
-    return value if formats is None or value is None else formats.to_json(model, value)

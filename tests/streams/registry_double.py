@@ -11,7 +11,27 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from schemas.errors import DeadLetterReason, InvalidMessage, RetryableError
+from streams.wire_format import WriterSchema
+
 USER, PASSWORD = "reader", "planted-registry-password"
+
+
+class Schemas:
+    """Writers' schemas by id; counts the look-ups."""
+
+    def __init__(self, **by_id: WriterSchema) -> None:
+        self.by_id = {int(name.removeprefix("_")): one for name, one in by_id.items()}
+        self.asked: list[int] = []
+        self.away = False
+
+    def schema(self, schema_id: int) -> WriterSchema:
+        self.asked.append(schema_id)
+        if self.away:
+            raise RetryableError("away")
+        if schema_id not in self.by_id:
+            raise InvalidMessage(DeadLetterReason.UNKNOWN_VERSION, f"no schema {schema_id}")
+        return self.by_id[schema_id]
 
 
 def framed(schema_id: int, payload: bytes) -> bytes:

@@ -12,6 +12,7 @@ from streams.step_source import Standing
 from streams.steps import Output, RawEvent, StepResult, TurnedDown
 from streams.stream_telemetry import StreamTelemetry
 from streams.topic_reader import Spans
+from streams.wire_format import WireFormats
 
 TOPIC = "visit.observed.v1"
 
@@ -31,6 +32,7 @@ class EchoStep:
     calls: list[str] = field(default_factory=list)
     seen: list[tuple[int, int]] = field(default_factory=list)
     batches: list[list[int]] = field(default_factory=list)
+    events: list[RawEvent] = field(default_factory=list)
     left: int = 0
     closed: bool = False
     before_apply: Callable[[], None] = lambda: None
@@ -45,6 +47,7 @@ class EchoStep:
         self.before_apply()
         self.calls.append("apply")
         self.batches.append([one.offset for one in events])
+        self.events += events
         outputs, letters = [], []
         for one in events:
             place = (one.topic, one.partition)
@@ -131,6 +134,7 @@ class Around:
     owned: frozenset[Partition] = frozenset({(TOPIC, 0), (TOPIC, 1)})
     pauses: list[float] = field(default_factory=list)
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
+    formats: WireFormats | None = None
 
     def __post_init__(self) -> None:
         self.telemetry = StreamTelemetry(self.metrics)
@@ -142,6 +146,7 @@ class Around:
             lambda: 3_500,
             self.pauses.append,
             patience_seconds=1.0,
+            formats=self.formats,
         )
         self.driver = StepDriver(self.step, around)
 

@@ -130,28 +130,38 @@ def test_vectors_in_both_spellings_are_read_without_pydantic() -> None:
     assert decoded.changes.columns["content_embedding"].values[1].tolist() == [0.5] * 48
 
 
-def test_after_a_batch_that_the_parser_refused_the_next_ones_are_not_handed_to_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def _parses(bad: bytes, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often the parser was called for a clean batch, two with `bad` in them, and each clean one after."""
     keys, values = keyed(_prices(10))
-    good, bad = source_batch(keys, values), source_batch(keys, [b"{", *values[1:]])
-    parses: list[int] = []
-    parse = good.source.decoder.parse
+    clean, poisoned = source_batch(keys, values), source_batch(keys, [bad, *values[1:]])
+    calls: list[int] = []
+    parse = clean.source.decoder.parse
 
     def counted(batch: Sequence[bytes]) -> pl.DataFrame:
-        parses.append(len(batch))
+        calls[-1] += 1
         return parse(batch)
 
-    monkeypatch.setattr(good.source.decoder, "parse", counted)
-    good.source.doubt.batches = 0
-    for batch in (good, bad, bad, *[good] * DOUBTED_BATCHES):
-        letters = [0] if batch is bad else []
+    monkeypatch.setattr(clean.source.decoder, "parse", counted)
+    clean.source.doubt.torn = clean.source.doubt.singly = 0
+    for batch in (clean, poisoned, poisoned, *[clean] * (DOUBTED_BATCHES + 1)):
+        letters = [0] if batch is poisoned else []
+        calls.append(0)
         decoded = decode_source(batch)
         assert [one.row for one in decoded.letters] == letters
         assert decoded.changes.pin_id.tolist() == list(range(len(letters), 10))
-    assert len(parses) == 2
-    decode_source(good)
-    assert len(parses) == 3
+    return calls
+
+
+def test_after_a_batch_that_the_parser_refused_the_next_ones_are_not_handed_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = _parses(b'{"pin_id":tru}', monkeypatch)
+    assert calls == [1, 2, 0, *[0] * DOUBTED_BATCHES, 1]
+
+
+def test_a_torn_message_costs_one_parse_and_after_it_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _parses(b'{"pin_id":0,"occurr', monkeypatch)
+    assert calls == [1, 2, 1, *[1] * DOUBTED_BATCHES, 1]
 
 
 def test_what_the_bulk_decoder_accepts_pydantic_accepts_with_equal_values() -> None:
@@ -181,7 +191,7 @@ def test_ten_thousand_mutated_events_all_end_up_as_changes_or_letters() -> None:
     for start in range(0, len(made), 1000):
         part = made[start : start + 1000]
         batch = source_batch([key for key, _ in part], [value for _, value in part])
-        batch.source.doubt.batches = start // 1000 % 2
+        batch.source.doubt.torn, batch.source.doubt.singly = start // 1000 % 2, start // 2000 % 2
         decoded = decode_source(batch)
         turned_down = [one.row for one in decoded.letters]
         assert sorted([*decoded.rows.tolist(), *turned_down]) == list(range(1000))

@@ -1,9 +1,11 @@
 import pytest
 
-from schemas.errors import DeadLetterReason, Refused, RetryableError
+from schemas.errors import DeadLetterReason, InvalidMessage, Refused, RetryableError
 from schemas.topics import PIN_EMBEDDED
 from streams.steps import PartitionOwner, Step
+from streams.wire_format import WireFormats, WriterSchema
 
+from .registry_double import Schemas, framed
 from .step_doubles import TOPIC, Around, EchoStep, MemoryOutlet, MemorySource, event
 
 LANE = (TOPIC, 0)
@@ -160,3 +162,29 @@ def test_closing_closes_everything() -> None:
     around = Around()
     around.driver.close()
     assert (around.step.closed, around.source.closed, around.outlet.closed) == (True, True, True)
+
+
+def test_a_step_reads_framed_messages_and_turns_down_those_of_an_unknown_schema() -> None:
+    schemas = Schemas(_1=WriterSchema("JSON", "{}"))
+    around = Around(formats=WireFormats(schemas))
+    good, unknown = event(0, value=framed(1, b"{}")), event(1, value=framed(9, b"{}"))
+
+    around.driver.take([good, unknown, event(2)])
+
+    assert [one.json() for one in around.step.events if one.offset != 1] == [b"{}", event(2).value]
+    with pytest.raises(InvalidMessage, match="no schema 9"):
+        around.step.events[1].json()
+    assert around.step.events[1].value == unknown.value
+
+
+def test_a_registry_that_is_away_is_waited_for() -> None:
+    schemas = Schemas(_1=WriterSchema("JSON", "{}"))
+    schemas.away = True
+    around = Around(formats=WireFormats(schemas))
+
+    with pytest.raises(RetryableError):
+        around.driver.take([event(0, value=framed(1, b"{}"))])
+    assert around.step.events == []
+    schemas.away = False
+    around.driver.take([event(0, value=framed(1, b"{}"))])
+    assert [one.json() for one in around.step.events] == [b"{}"]

@@ -14,28 +14,11 @@ from schemas.errors import DeadLetterReason, InvalidMessage, RetryableError
 from schemas.events import EngagementObserved, PinChanged
 from schemas.topics import TOPICS
 from schemas.vectors import CONTENT_DIMENSION, encode_fp16
-from streams.wire_format import WireFormats, WriterSchema, unframed
+from streams.wire_format import WireFormats, WriterSchema
 from tests.schemas.examples import FULL_PIN_CHANGED, pin_changed
-from tests.streams.registry_double import framed
+from tests.streams.registry_double import Schemas, framed
 
 Avro = dict[str, Any]
-
-
-class Schemas:
-    """Writers' schemas by id; counts the look-ups."""
-
-    def __init__(self, **by_id: WriterSchema) -> None:
-        self.by_id = {int(name.removeprefix("_")): one for name, one in by_id.items()}
-        self.asked: list[int] = []
-        self.away = False
-
-    def schema(self, schema_id: int) -> WriterSchema:
-        self.asked.append(schema_id)
-        if self.away:
-            raise RetryableError("away")
-        if schema_id not in self.by_id:
-            raise InvalidMessage(DeadLetterReason.UNKNOWN_VERSION, f"no schema {schema_id}")
-        return self.by_id[schema_id]
 
 
 def avro(schema: Avro, record: Avro) -> bytes:
@@ -294,11 +277,3 @@ def test_a_registry_that_is_away_is_no_reason_for_a_dead_letter() -> None:
 @pytest.mark.parametrize("topic", TOPICS)
 def test_every_topic_has_an_avro_schema(topic: str) -> None:
     fastavro.parse_schema(avro_schema(TOPICS[topic].value))
-
-
-def test_a_single_value_is_unframed_where_a_registry_is_configured() -> None:
-    formats = WireFormats(Schemas(_1=WriterSchema("JSON", "{}")))
-
-    assert unframed(formats, PinChanged, framed(1, b"{}")) == b"{}"
-    assert unframed(formats, PinChanged, None) is None
-    assert unframed(None, PinChanged, framed(1, b"{}")) == framed(1, b"{}")

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check kill-suite simulate mutate format schemas bench peers debian clean
+.PHONY: help setup demo test test-slow check kill-suite simulate mutate format schemas bench gpu peers debian clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -52,6 +52,10 @@ schemas: setup ## rewrite the checked-in schemas and docs/asyncapi.yaml from the
 
 bench: setup ## every benchmark in full; results go to benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
+
+gpu: setup ## tests and benchmark that need a CUDA device (a CUDA build of torch is the machine's to install)
+	$(BIN)/pytest -m gpu $(ARGS)
+	$(BIN)/python -m benchmarks.gpu
 
 # Each peer in an environment of its own: they pin older versions of what we use.
 PEERS := faust quix bytewax

@@ -7,7 +7,9 @@ from threading import Thread
 import faiss
 import numpy as np
 import pytest
+import torch
 
+from index.faiss_gpu import GpuFlatIndex, has_gpu
 from index.faiss_index import (
     FlatIndex,
     build_hnsw,
@@ -20,6 +22,7 @@ from index.faiss_index import (
 )
 from index.row_files import Matrix
 from index.vector_index import ExactIndex, VectorIndex, pack
+from serving.torch_index import TorchIndex
 from tests.index.builders import unit_vectors
 
 ROWS, DIMENSION = 700, 16
@@ -44,8 +47,26 @@ def _hnsw(vectors: Matrix, folder: Path) -> VectorIndex:
     return hnsw_index(read_trained(folder / "graph", "hnsw", vectors.shape[1]), vectors, ef_search=16)
 
 
-ALL = pytest.mark.parametrize("make", [_exact, _flat, _ivf, _hnsw])
-EXACT = pytest.mark.parametrize("make", [_exact, _flat])
+def _torch(vectors: Matrix, folder: Path) -> VectorIndex:
+    return TorchIndex(vectors, "cpu")
+
+
+def _torch_on_cuda(vectors: Matrix, folder: Path) -> VectorIndex:
+    return TorchIndex(vectors, "cuda")
+
+
+def _flat_on_gpu(vectors: Matrix, folder: Path) -> VectorIndex:
+    return GpuFlatIndex(vectors)
+
+
+_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+_FAISS_GPU = pytest.mark.skipif(not has_gpu(), reason="needs a GPU and faiss-gpu (the [gpu] extra)")
+_ON_GPU = (
+    pytest.param(_torch_on_cuda, marks=(_CUDA, pytest.mark.gpu)),
+    pytest.param(_flat_on_gpu, marks=(_FAISS_GPU, pytest.mark.gpu)),
+)
+ALL = pytest.mark.parametrize("make", [_exact, _flat, _ivf, _hnsw, _torch, *_ON_GPU])
+EXACT = pytest.mark.parametrize("make", [_exact, _flat, _torch, *_ON_GPU])
 
 
 def _queries(count: int = 20) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -164,7 +185,7 @@ def test_a_search_leaves_the_thread_s_openmp_setting_as_it_was(make: Make, tmp_p
         assert faiss.omp_get_max_threads() == 3
 
 
-@pytest.mark.parametrize("make", [_flat, _ivf, _hnsw])
+@pytest.mark.parametrize("make", [_flat, _ivf, _hnsw, _torch, *_ON_GPU])
 def test_a_query_of_nan_is_an_error(make: Make, tmp_path: Path) -> None:
     index = make(unit_vectors(ROWS, DIMENSION), tmp_path)
     with pytest.raises(ValueError, match="NaN"):

@@ -1,0 +1,47 @@
+"""What is the torch index's own; what every index promises is in tests/contracts."""
+
+import numpy as np
+import pytest
+import torch
+
+from index.vector_index import ExactIndex
+from schemas.errors import Refused
+from serving.torch_index import TorchIndex
+from tests.index.builders import unit_vectors
+
+ROWS, DIMENSION = 3_000, 64
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(Refused) as refused:
+        TorchIndex(unit_vectors(4, DIMENSION), "cuda")
+    assert refused.value.code == "no_device"
+
+
+def test_rows_in_bf16_find_nearly_the_same_and_score_to_two_digits() -> None:
+    vectors = unit_vectors(ROWS, DIMENSION)
+    rounded, exact = TorchIndex(vectors, "cpu", "bf16"), ExactIndex(vectors)
+    query = np.random.default_rng(4).standard_normal(DIMENSION).astype(np.float32)
+    dots, rows = rounded.search(query, 100, None)
+    best_dots, best_rows = exact.search(query, 100, None)
+    assert len(set(rows.tolist()) & set(best_rows.tolist())) >= 95
+    np.testing.assert_allclose(dots, best_dots, atol=0.02)
+    assert not np.array_equal(dots, best_dots)
+
+
+def test_the_rows_are_the_index_s_own() -> None:
+    vectors = unit_vectors(10, DIMENSION)
+    index, query = TorchIndex(vectors, "cpu"), vectors[3].astype(np.float32)
+    vectors[3] = 0
+    assert index.search(query, 1, None)[1].tolist() == [3]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_finds_what_a_cpu_finds_among_a_million_rows() -> None:
+    vectors = unit_vectors(1_000_000, DIMENSION)
+    query = 10 * np.random.default_rng(5).standard_normal(DIMENSION).astype(np.float32)
+    here, there = (TorchIndex(vectors, device).search(query, 1_000, None) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(here[0], there[0], rtol=1e-4)
+    assert len(set(here[1].tolist()) & set(there[1].tolist())) >= 999

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import orjson
 
@@ -51,18 +52,61 @@ def main() -> None:
 @contextmanager
 def running_server(data: Path, pins: int, poll_seconds: float = 1.0) -> Iterator["ServerProcess"]:
     """A server process that is ready to answer; ended when the block is left."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "benchmarks.ranking_server", "--data", str(data), "--port", str(port)]
-    command += ["--pins", str(pins), "--poll-seconds", str(poll_seconds)]
-    process = subprocess.Popen(command, stdout=sys.stderr)
-    try:
-        _wait_until_ready(process, port)
-        yield ServerProcess(port, process.pid)
-    finally:
-        process.terminate()
-        process.wait(30)
+    with RestartableServer(data, pins, poll_seconds) as server:
+        yield ServerProcess(server.port, server.pid)
+
+
+class RestartableServer:
+    """A server process on one port, which may be killed and started again. A context manager."""
+
+    def __init__(self, data: Path, pins: int, poll_seconds: float) -> None:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            self.port = int(probe.getsockname()[1])
+        self._command = [sys.executable, "-m", "benchmarks.ranking_server", "--data", str(data)]
+        self._command += ["--port", str(self.port), "--pins", str(pins), "--poll-seconds", str(poll_seconds)]
+        self._killed_at = float("-inf")
+        self._process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        """Of the process that is running now."""
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+    def kill_and_restart(self) -> None:
+        """SIGKILL; returns when a new process is ready."""
+        self._killed_at = time.monotonic()
+        self._process.kill()
+        self._process.wait()
+        self._start()
+
+    def is_ready(self) -> bool:
+        """Whether it says that it can answer: who asks sooner is sent away."""
+        try:
+            return _is_ready(self.port)
+        except (OSError, IndexError):
+            return False
+
+    def was_killed_since(self, moment: float) -> bool:
+        """Whether a process was killed after this moment of the monotonic clock."""
+        return self._killed_at >= moment
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=sys.stderr)
+        try:
+            _wait_until_ready(self._process, self.port)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
 
 
 @dataclass(frozen=True)
@@ -86,13 +130,17 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int) -> None:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with {process.returncode}")
         try:
-            with Connection(port) as connection:
-                if connection.get("/v2/health/ready")[0] == 200:
-                    return
+            if _is_ready(port):
+                return
         except OSError:
             pass
         time.sleep(0.1)
     raise RuntimeError("the server did not become ready")
+
+
+def _is_ready(port: int) -> bool:
+    with Connection(port) as connection:
+        return connection.get("/v2/health/ready")[0] == 200
 
 
 class Connection:

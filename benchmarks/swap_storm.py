@@ -56,6 +56,7 @@ class Client:
 
     def __init__(self, port: int, versions: dict[str, str], phase: Callable[[], str], seed: int) -> None:
         self.tally = Tally()
+        self.born = time.monotonic()
         self._connection = Connection(port)
         self._versions = versions
         self._phase = phase

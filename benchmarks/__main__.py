@@ -7,7 +7,18 @@ import json
 import subprocess
 import sys
 
-NAMES = ("bytes_per_pin", "index_curve", "rank", "swap_storm", "enrich", "windows", "stream_steps")
+NAMES = (
+    "bytes_per_pin",
+    "index_curve",
+    "index_build",
+    "rank",
+    "swap_storm",
+    "swap_endurance",
+    "rollover",
+    "enrich",
+    "windows",
+    "stream_steps",
+)
 
 
 def main(arguments: list[str]) -> int:

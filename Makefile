@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check kill-suite simulate mutate format schemas bench gpu peers debian clean
+.PHONY: help metrics setup demo test test-slow check kill-suite simulate mutate format schemas bench gpu peers debian clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -49,6 +49,9 @@ format: setup ## rewrite the code the way `make check` wants it
 
 schemas: setup ## rewrite the checked-in schemas and docs/asyncapi.yaml from the declarations
 	$(BIN)/python -m tests.schemas.checked_in
+
+metrics: setup ## rewrite docs/metrics.md from the catalogues
+	$(BIN)/python -m tests.metrics_catalogue
 
 bench: setup ## every benchmark in full; results go to benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)

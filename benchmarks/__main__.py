@@ -13,6 +13,7 @@ NAMES = (
     "index_build",
     "rank",
     "swap_storm",
+    "freshness_skew",
     "swap_endurance",
     "rollover",
     "enrich",

@@ -154,6 +154,10 @@ class Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it."""
         self._socket.close()
 
     def get(self, path: str) -> tuple[int, bytes]:

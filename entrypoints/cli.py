@@ -17,11 +17,14 @@ from schemas.errors import Refused, RetryableError
 from . import (
     cli_dlq,
     cli_doctor,
+    cli_embed,
     cli_events,
     cli_inspect,
     cli_processes,
     cli_release,
+    cli_rollover,
     cli_schema,
+    cli_shards,
     cli_ship,
     cli_skew,
     cli_stream,
@@ -62,12 +65,15 @@ def _options(
 
 cli_processes.register(app)
 cli_release.register(app)
+cli_rollover.register(app)
 cli_schema.register(app)
 cli_inspect.register(app)
 cli_dlq.register(app)
 cli_doctor.register(app)
+cli_embed.register(app)
 cli_events.register(app)
 cli_stream.register(app)
+cli_shards.register(app)
 cli_ship.register(app)
 cli_skew.register(app)
 cli_training_rows.register(app)

@@ -25,7 +25,10 @@ Live = Literal["no", "serving", "candidate"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JsonAtEnd = Annotated[bool, typer.Option("--json", help="End with what it did, as JSON.")]
 MetricsPort = Annotated[
-    int, typer.Option(min=0, max=65535, help="Serve Prometheus metrics on this loopback port; 0: do not.")
+    int,
+    typer.Option(
+        min=0, max=65535, help="Serve Prometheus metrics on this port of SKEWLESS_METRICS_HOST; 0: do not."
+    ),
 ]
 
 
@@ -46,16 +49,17 @@ def _log_to_stderr() -> None:
 
 
 def _serve_metrics(port: int) -> "CollectorRegistry":
-    """A Prometheus registry, served on loopback when a port is given."""
+    """A Prometheus registry, served when a port is given."""
     from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 - only when run
 
     metrics = CollectorRegistry()
     if port:
+        host = Settings.load().metrics_host
         try:
-            start_http_server(port, addr="127.0.0.1", registry=metrics)
+            start_http_server(port, addr=host, registry=metrics)
         except OSError as taken:
             fix = "end what listens there, or give another --metrics-port"
-            raise RetryableError(f"127.0.0.1:{port} cannot be bound: {fix}") from taken
+            raise RetryableError(f"{host}:{port} cannot be bound: {fix}") from taken
     return metrics
 
 
@@ -92,17 +96,22 @@ def enrich(
 ) -> None:
     """Run an enrichment worker until SIGTERM: Pin events in, embedded Pins out.
 
+    It waits for a live tower and for a broker, and says so.
+
     Example: SKEWLESS_KAFKA_BOOTSTRAP_SERVERS=localhost:9092 skewless enrich --worker 0
     """
+    from streams.broker_wait import wait_for_broker  # noqa: PLC0415
     from streams.signals import run_until_signalled  # noqa: PLC0415
 
     from . import wiring  # noqa: PLC0415
+    from .kafka_connection import kafka_settings  # noqa: PLC0415
 
     _log_to_stderr()
     settings = Settings.load()
+    kafka = kafka_settings(settings)
     with _until_signalled() as stop:
         wiring.wait_for_live_tower(settings, stop.is_set)
-        if stop.is_set():
+        if not wait_for_broker(kafka, stop.is_set):
             return
     with wiring.enrichment_worker(settings, worker, _serve_metrics(metrics_port)) as running:
         run_until_signalled(running.run)
@@ -112,6 +121,7 @@ def enrich(
 
 def snapshots(
     publish: Annotated[bool, typer.Option(help="Build and publish a release of each snapshot.")] = True,
+    metrics_port: MetricsPort = 0,
     as_json: JsonAtEnd = False,
 ) -> None:
     """Run the snapshot cutter until SIGTERM: embedded Pins in, hourly snapshots (and releases) out.
@@ -123,7 +133,8 @@ def snapshots(
 
     _log_to_stderr()
     settings = Settings.load()
-    with _until_signalled() as stop:
+    _serve_metrics(metrics_port).register(wiring.snapshot_telemetry(settings))
+    with wiring.cutting_alone(settings), _until_signalled() as stop:
         wiring.wait_for_live_tower(settings, stop.is_set)
         cutter, consumer = wiring.snapshot_cutter(settings, Releaser(settings) if publish else _nothing)
         try:
@@ -147,6 +158,7 @@ def serve(
     Example: SKEWLESS_HTTP_PORT=8080 skewless serve
     """
     from serving.server import server, tune_interpreter  # noqa: PLC0415
+    from serving.version_policy import WARNING  # noqa: PLC0415
 
     from . import wiring  # noqa: PLC0415
 
@@ -161,8 +173,11 @@ def serve(
         fix = "end what listens there, or set SKEWLESS_HTTP_PORT"
         raise RetryableError(f"{settings.http_host}:{settings.http_port} cannot be bound: {fix}") from taken
     address = f"http://{settings.http_host}:{listener.getsockname()[1]}"
+    if settings.version_policy == "tolerate":
+        messages.print(WARNING, style="bold red", soft_wrap=True)
     if as_json:
-        Output(True).data({"console": f"{address}/", "rank": f"{address}/v1/rank"})
+        policy = {"version_policy": settings.version_policy}
+        Output(True).data({"console": f"{address}/", "rank": f"{address}/v1/rank"} | policy)
     messages.print(f"console    {address}/")
     messages.print(f"ranking    POST {address}/v1/rank")
     # uvicorn shuts down in order and then raises the signal again, for whoever had it before: here, that

@@ -1,4 +1,4 @@
-"""Commands over towers and releases: list, show, build, check, publish, roll back."""
+"""Commands over releases: list, show, diff, build, check, publish, roll back, audit."""
 
 import getpass
 from typing import TYPE_CHECKING, Annotated
@@ -8,26 +8,32 @@ import typer
 from features.definitions import registry
 from schemas.errors import Refused
 
+from . import cli_towers
 from .output import Output
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from index.releases import ReleaseStore
+    from index.release_contract import Releases
+    from schemas.manifests import ReleaseManifest
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[str, typer.Option(help="Why, for the audit trail.")]
 
+Expected = Annotated[
+    str | None,
+    typer.Option(help="Only while this release is live; `none`: only while none is. None: what is live now."),
+]
+
 releases = typer.Typer(no_args_is_help=True, help="Immutable releases and the one that is live.")
-towers = typer.Typer(no_args_is_help=True, help="Two-tower checkpoints and which of them are live.")
 
 
 @releases.command("list")
 def list_releases(as_json: Json = False) -> None:
-    """List the releases, the live one marked.
+    """List the releases, the live one marked, with the hour of each tier and how far it is behind.
 
     Example: skewless release list
     """
-    from .wiring import release_store  # noqa: PLC0415 - keeps `--help` quick
+    from .store_connection import release_store  # noqa: PLC0415 - keeps `--help` quick
 
     store = release_store(Settings.load())
     current = store.current()
@@ -35,22 +41,31 @@ def list_releases(as_json: Json = False) -> None:
     Output(as_json).rows("releases", rows)
 
 
-def _release_row(store: "ReleaseStore", release_id: str) -> dict[str, str | int | None]:
+def _release_row(store: "Releases", release_id: str) -> dict[str, str | int | None]:
     """One line of the list; a damaged release has one too, so that the others can be found."""
     try:
         manifest = store.manifest(release_id)
     except Refused as refused:
-        nothing = dict.fromkeys(("tower", "tier", "rows", "index", "snapshot"))
+        nothing = dict.fromkeys(("tower", "versions", "tiers", "rows", "index", "snapshot"))
         return {"release": release_id, "live": "", **nothing, "snapshot": f"damaged: {refused.code}"}
     return {
         "release": release_id,
         "live": "",
         "tower": manifest.tower_version[:12],
-        "tier": manifest.tier,
+        "versions": "one" if manifest.version_policy == "enforce" else "mixed (tolerate)",
+        "tiers": _tiers(manifest),
         "rows": manifest.index.rows,
         "index": manifest.index.kind,
         "snapshot": manifest.snapshot_id,
     }
+
+
+def _tiers(manifest: "ReleaseManifest") -> str:
+    """Hour of each tier, and how far it is behind the freshest."""
+    from index.tier_parts import behind  # noqa: PLC0415 - keeps `--help` quick
+
+    hours = behind(manifest.tiers)
+    return "; ".join(f"{name} {hour}" for name, hour in hours.items()) or manifest.tier
 
 
 @releases.command()
@@ -62,7 +77,7 @@ def show(
 
     Example: skewless release show
     """
-    from .wiring import release_store  # noqa: PLC0415
+    from .store_connection import release_store  # noqa: PLC0415
 
     store = release_store(Settings.load())
     wanted = release_id or store.current()
@@ -72,18 +87,57 @@ def show(
 
 
 @releases.command()
-def build(
-    snapshot_id: Annotated[str, typer.Argument(help="A snapshot in the data directory.")],
+def diff(
+    first: Annotated[str, typer.Argument(help="A release.")],
+    second: Annotated[str | None, typer.Argument(help="Another; none: the live one.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Build a release from a snapshot: homogeneity gate, index, checks. Does not publish it.
+    """Show what a second release has other than a first: tower, tiers, Pins, attributes, checks.
 
-    Example: skewless release build realtime-2017-07-03T05-3f2a9c11
+    Example: skewless release diff 20170703T05Z-3f2a9c11-0b7d41aa
     """
-    from .releasing import build_from_snapshot  # noqa: PLC0415
+    from .release_report import difference_rows, differences_of  # noqa: PLC0415
 
-    manifest = build_from_snapshot(Settings.load(), snapshot_id)
-    Output(as_json).record("release", {"release": manifest.release_id, "rows": manifest.index.rows})
+    found = differences_of(Settings.load(), first, second)
+    if as_json:
+        Output(True).data(found.as_json())
+        return
+    Output(False).rows(f"{found.first} and {found.second}", difference_rows(found))
+
+
+@releases.command()
+def build(
+    snapshot_ids: Annotated[
+        list[str] | None,
+        typer.Argument(help="Snapshots, one a tier. None: the newest of every tier of the serving tower."),
+    ] = None,
+    tolerate: Annotated[
+        bool, typer.Option("--tolerate", help="Mix tower versions: the newest row of each Pin. Labelled.")
+    ] = False,
+    tower: Annotated[
+        str | None, typer.Option(help="Query tower, with --tolerate; none: the serving one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build a release from snapshots: homogeneity gate, index, checks. Does not publish it.
+
+    Example: skewless release build realtime-20170703T05Z-3f2a9c11 batch-20170703T02Z-77d0c9e4
+    """
+    from .release_report import build_by_hand  # noqa: PLC0415
+
+    if tower is not None and not tolerate:
+        raise typer.BadParameter("--tower goes with --tolerate: otherwise the snapshots' own tower it is")
+    report = build_by_hand(Settings.load(), snapshot_ids or [], tower=tower, tolerate=tolerate)
+    manifest = report.manifest
+    Output(as_json).record(
+        "release",
+        {
+            "release": manifest.release_id,
+            "rows": manifest.index.rows,
+            "tiers": {name: part.versions for name, part in manifest.tiers.items()},
+            "seconds": {name: round(value, 3) for name, value in report.seconds.items()},
+        },
+    )
 
 
 @releases.command()
@@ -104,36 +158,50 @@ def check(
 def publish(
     release_id: Annotated[str, typer.Argument(help="The release that shall be live.")],
     reason: Reason = "published by hand",
+    expected: Expected = None,
     as_json: Json = False,
 ) -> None:
     """Make a release live, unless a check refuses it or somebody else published meanwhile.
 
     Example: skewless release publish 20170703T05-3f2a9c11-0b7d --reason "after the price fix"
     """
-    from .wiring import release_store  # noqa: PLC0415
+    from .store_connection import release_store  # noqa: PLC0415
 
-    store = release_store(Settings.load())
+    settings = Settings.load()
+    store = release_store(settings)
     store.publish(
         release_id,
         actor=getpass.getuser(),
         reason=reason,
-        expected_current=store.current(),
+        expected_current=_expected(expected) if expected else store.current(),
         registry_hash=registry().content_hash,
+        min_rows_ratio=settings.min_rows_ratio,
     )
     Output(as_json).record("published", {"live": store.current()})
 
 
 @releases.command()
-def rollback(reason: Reason = "rolled back by hand", as_json: Json = False) -> None:
+def rollback(
+    reason: Reason = "rolled back by hand", expected: Expected = None, as_json: Json = False
+) -> None:
     """Go back to the release that was live before this one.
 
     Example: skewless release rollback --reason "recall fell"
     """
-    from .wiring import release_store  # noqa: PLC0415
+    from .store_connection import release_store  # noqa: PLC0415
 
     store = release_store(Settings.load())
-    store.rollback(actor=getpass.getuser(), reason=reason, registry_hash=registry().content_hash)
+    store.rollback(
+        actor=getpass.getuser(),
+        reason=reason,
+        expected_current=_expected(expected) if expected else store.current(),
+        registry_hash=registry().content_hash,
+    )
     Output(as_json).record("rolled back", {"live": store.current()})
+
+
+def _expected(release_id: str) -> str | None:
+    return None if release_id == "none" else release_id
 
 
 @releases.command()
@@ -142,75 +210,12 @@ def audit(as_json: Json = False) -> None:
 
     Example: skewless release audit
     """
-    from .wiring import release_store  # noqa: PLC0415
+    from .store_connection import release_store  # noqa: PLC0415
 
     Output(as_json).rows("audit trail", [one.model_dump() for one in release_store(Settings.load()).audit()])
 
 
-@towers.command("list")
-def list_towers(as_json: Json = False) -> None:
-    """List the checkpoints, the live ones marked.
-
-    Example: skewless towers list
-    """
-    from models.checkpoint import read_tower_manifest  # noqa: PLC0415
-    from models.live_towers import read_live_towers  # noqa: PLC0415
-
-    root = Settings.load().towers_dir
-    live = read_live_towers(root)
-    found = sorted(path.parent.name for path in root.glob("*/READY"))
-    rows = []
-    for version in found:
-        try:
-            manifest = read_tower_manifest(root, version)
-        except Refused as refused:
-            nothing = dict.fromkeys(("live", "family", "dimension"))
-            row = {"tower": version if as_json else version[:12], **nothing}
-            rows.append(row | {"registry": f"damaged: {refused.code}", "metrics": {}})
-            continue
-        rows.append(
-            {
-                "tower": version if as_json else version[:12],
-                "live": live.index(version) + 1 if version in live else None,
-                "family": manifest.family,
-                "dimension": manifest.dimension,
-                "registry": "this one" if manifest.registry_hash == registry().content_hash else "another",
-                "metrics": manifest.metrics,
-            }
-        )
-    Output(as_json).rows("towers", rows)
-
-
-@towers.command()
-def live(
-    versions: Annotated[list[str], typer.Argument(help="Serving version first, then a candidate.")],
-    as_json: Json = False,
-) -> None:
-    """Say which towers the enrichment worker embeds with. A prefix of a version will do.
-
-    Example: skewless towers live 3f2a9c11 8be01d55
-    """
-    from models.live_towers import read_live_towers, write_live_towers  # noqa: PLC0415
-
-    root = Settings.load().towers_dir
-    known = [path.parent.name for path in root.glob("*/READY")]
-    write_live_towers(root, [_complete(version, known) for version in versions])
-    Output(as_json).record("live towers", {str(i + 1): one for i, one in enumerate(read_live_towers(root))})
-
-
-def _complete(prefix: str, known: list[str]) -> str:
-    matches = [version for version in known if version.startswith(prefix)]
-    if len(matches) != 1:
-        raise Refused(
-            "unknown_tower",
-            expected="a prefix of exactly one tower version",
-            came=f"{prefix!r}, which fits {len(matches)}",
-            fix="`skewless towers list --json` prints them in full.",
-        )
-    return matches[0]
-
-
 def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
+    """Add this file's commands, and those over towers."""
     app.add_typer(releases, name="release")
-    app.add_typer(towers, name="towers")
+    cli_towers.register(app)

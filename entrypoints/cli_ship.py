@@ -22,17 +22,25 @@ def ship(
 
     Example: SKEWLESS_KAFKA_BOOTSTRAP_SERVERS=localhost:9092 skewless ship --once --json
     """
-    from streams.journals import journals  # noqa: PLC0415 - keeps `--help` quick
+    # Here, because these imports take longer than printing `--help`.
+    from index.object_releases import ObjectReleases  # noqa: PLC0415
+    from streams.journals import RankingJournal, TrailJournal, journals  # noqa: PLC0415
     from streams.ship_sender import KafkaSender  # noqa: PLC0415
     from streams.shipping import JournalShipper, ShipperSettings  # noqa: PLC0415
 
     from .kafka_connection import kafka_settings  # noqa: PLC0415
+    from .store_connection import release_store  # noqa: PLC0415
 
     _log_to_stderr()
     settings = Settings.load()
     sender = KafkaSender(kafka_settings(settings))
+    store = release_store(settings)
+    files = journals(settings.logs_dir, settings.releases_dir)
+    if isinstance(store, ObjectReleases):
+        trail = settings.releases_dir / ".moves" / "trail.jsonl"
+        files = (TrailJournal(trail, store.write_trail), RankingJournal(settings.logs_dir))
     shipper = JournalShipper(
-        journals(settings.logs_dir, settings.releases_dir),
+        files,
         sender,
         ShipperSettings(settings.ship_position_file, f"//{socket.gethostname()}/skewless"),
     )

@@ -98,6 +98,8 @@ def _story(
     first_ad_s = time.monotonic() - started
     messages.print(f"first ranked ad after {first_ad_s:.1f} s: {first.ads[0].title}")
 
+    world.wait_for_catalogue(url, children)
+    laps.lap("whole catalogue servable")
     load = QueryLoad(url, world.queries(TOWER_A[2] + 1), options.queries_per_second)
     load.start()
     children.start("train-B", *_train(TOWER_B, "candidate"), nice=5)
@@ -136,12 +138,14 @@ def _settings(options: DemoOptions, bootstrap_servers: str) -> Settings:
         kafka_bootstrap_servers=bootstrap_servers,
         cut_every_seconds=CUT_EVERY_SECONDS,
         http_port=_free_port(options.port),
+        # The demo's cores belong to its replay; it cuts every few seconds as it is.
+        delta="off",
     )
 
 
 def _environment(settings: Settings) -> dict[str, str]:
     """The settings that differ from the defaults, for the children."""
-    names = ("data_dir", "kafka_bootstrap_servers", "cut_every_seconds", "http_port")
+    names = ("data_dir", "kafka_bootstrap_servers", "cut_every_seconds", "http_port", "delta")
     given = {f"{ENV_PREFIX}{name.upper()}": str(getattr(settings, name)) for name in names}
     # Several processes share the cores: threads that wait for each other would cost more than they give.
     return given | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

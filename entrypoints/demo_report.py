@@ -1,6 +1,7 @@
 """The demo's figures: gathered from logs and metrics, printed, and given as one object."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ def demo_figures(
     status = world.status(url)
     recounted = recount_mixed(settings.logs_dir)
     towers = {name: world.training(name) or {} for name in ("A", "B")}
-    freshness = histogram(world.metrics(url), "skewless_event_to_servable_seconds")
+    name = "skewless_event_to_servable_seconds"
+    freshness = since(histogram(world.metrics(url), name), histogram(world.metrics_before, name))
     served = [swap for swap in status["swaps"] if swap["result"] == "served"]
     milliseconds = np.array(answers.seconds or [math.nan]) * 1e3
     return {
@@ -88,13 +90,19 @@ def _recalls(tower: dict[str, Any]) -> dict[str, float | None]:
 
 
 def histogram(text: str, name: str) -> list[tuple[float, float]]:
-    """(upper bound, cumulative count) of a Prometheus histogram without labels, ascending."""
-    return sorted(
-        (float(sample.labels["le"]), sample.value)
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == f"{name}_bucket"
-    )
+    """(upper bound, cumulative count) of a Prometheus histogram, ascending; its series are added up."""
+    counts: Counter[float] = Counter()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == f"{name}_bucket":
+                counts[float(sample.labels["le"])] += sample.value  # type: ignore[assignment]
+    return sorted(counts.items())
+
+
+def since(after: list[tuple[float, float]], before: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """What a histogram has counted between two readings."""
+    counted = dict(before)
+    return [(upper, count - counted.get(upper, 0.0)) for upper, count in after]
 
 
 def quantile(buckets: list[tuple[float, float]], q: float) -> float:

@@ -17,7 +17,6 @@ from datasets.training_rows import pin_categories, sessions, users_before
 from datasets.weeks import LAST_WEEK
 from features.store import RocksStore
 from features.user_state import USER_RECORD
-from index.releases import ReleaseStore
 from schemas.errors import RetryableError
 from schemas.ranking import RankRequest, RankResponse
 from schemas.topics import PIN_AGGREGATED, PIN_CHANGED, PIN_EMBEDDED
@@ -29,6 +28,7 @@ from streams.replay_sink import GroupLag, KafkaSink
 from .demo_children import Children
 from .kafka_connection import kafka_settings
 from .settings import Settings
+from .store_connection import release_store
 
 _QUERIES = 2_000
 _STEP_SECONDS = 300.0
@@ -61,6 +61,8 @@ class DemoWorld:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.journey = Journey.installed()
+        self.metrics_before = ""
+        """The server's, when it served the whole catalogue."""
         self._counts = {"display_stores": 0, "coupons": 0, "price_micros": 0, "title": 0, "offsite_visits": 0}
 
     @cached_property
@@ -172,6 +174,16 @@ class DemoWorld:
         children.wait_until("the first ranked ad", answered, _STEP_SECONDS)
         return answers[-1]
 
+    def wait_for_catalogue(self, url: str, children: Children) -> None:
+        """Return when the served release holds all of the catalogue, and keep the metrics of that moment.
+
+        It was sent while there was no tower yet, so how old its Pins were by then says nothing about the
+        stream: freshness is counted from here on.
+        """
+        children.wait_until("embedding the catalogue", lambda: self._source_lag() == 0, _STEP_SECONDS)
+        self.wait_until_servable(url, children)
+        self.metrics_before = self.metrics(url)
+
     def training(self, name: str) -> dict[str, Any] | None:
         """What a finished training run wrote, or None."""
         try:
@@ -196,7 +208,7 @@ class DemoWorld:
 
     def wait_until_servable(self, url: str, children: Children) -> None:
         """Return when the served release holds the last event that was sent."""
-        store = ReleaseStore(self.settings.releases_dir)
+        store = release_store(self.settings)
 
         def served() -> bool:
             live = self.status(url)["live"]

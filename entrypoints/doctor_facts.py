@@ -131,16 +131,17 @@ def _answers(host: str, port: int) -> bool:
 def artefact_facts(settings: Settings) -> ArtefactFacts:
     """Towers and releases: the pointers, and the manifests of what they name, checksums included."""
     from features.definitions import registry  # noqa: PLC0415 - keeps `--help` quick
-    from index.releases import ReleaseStore  # noqa: PLC0415
     from models.live_towers import read_live_towers  # noqa: PLC0415
     from schemas.artefacts import MANIFEST, read_manifest, verify_files  # noqa: PLC0415
     from schemas.manifests import TowerManifest  # noqa: PLC0415
 
+    from .store_connection import release_store  # noqa: PLC0415
+
     broken: dict[str, str] = {}
-    store = ReleaseStore(settings.releases_dir)
+    store = _or_broken(broken, "store", lambda: release_store(settings))
     live = _or_broken(broken, "LIVE", lambda: read_live_towers(settings.towers_dir)) or []
-    current = _or_broken(broken, "CURRENT", store.current)
-    release = _or_broken(broken, current, lambda: store.manifest(current)) if current else None
+    current = _or_broken(broken, "CURRENT", store.current) if store else None
+    release = _or_broken(broken, current, partial(store.manifest, current)) if store and current else None
     needed = list(dict.fromkeys([*live, *([release.tower_version] if release else [])]))
 
     def whole(tower: str) -> TowerManifest:
@@ -166,7 +167,7 @@ def _or_broken(broken: dict[str, str], name: str, read: Callable[[], T]) -> T | 
         return read()
     except Refused as refused:
         broken[name] = f"{refused.code}: expected {refused.expected}; came {refused.came}"
-    except OSError as error:
+    except (RetryableError, OSError) as error:
         broken[name] = str(error)
     return None
 

@@ -15,7 +15,7 @@ from serving.eligibility import Eligibility, Rule
 from serving.ledger import SpendLedger
 
 from .settings import Settings
-from .wiring import release_store
+from .store_connection import release_store
 
 
 def live_cut_recall(settings: Settings, queries: int, first_week: int, seed: int) -> CutRecall:

@@ -1,46 +1,109 @@
-"""From a snapshot to a live release: build, check, publish. What the cutter calls after each cut."""
+"""From snapshots to a live release: build, check, publish. What the cutter and the batch job call."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from features.definitions import registry
-from index.builder import BuildPolicy, build_release
+from index.builder import BuildPolicy, BuildReport, build_measured
+from index.canaries import CANARIES, read_canaries
+from index.gates import Gate
 from index.loading import load_index
-from index.snapshots import retain_snapshots, snapshot_manifest
-from models.checkpoint import read_tower_manifest
-from models.live_towers import read_live_towers, write_live_towers
+from index.snapshots import newest_of_tiers, retain_snapshots, snapshot_manifest
+from models.live_towers import LockedLiveTowers, locked_live_towers, read_live_towers
 from models.predictor import QueryTower
-from schemas.errors import Refused
+from schemas.errors import Refused, RetryableError
 from schemas.manifests import CheckResult, ReleaseManifest, SnapshotManifest
+from schemas.tiers import Tiers, VersionPolicy
 
+from .canaries import canaries
+from .rollover_record import close_rollover, read_rollover
 from .settings import Settings
-from .wiring import release_store
+from .store_connection import release_store
 
 log = logging.getLogger(__name__)
 
 ACTOR = "skewless snapshots"
 
+_ATTEMPTS = 5
+_LOST_THE_RACE = {"current_moved", "stale_release", "missing_file", "not_ready"}
+"""Somebody else published, or cleared away, meanwhile: look again at what is newest."""
+
+
+@dataclass(frozen=True)
+class BuildWish:
+    """What to build with. `tower`: the query tower; None: the only version there is, or the serving one."""
+
+    version_policy: VersionPolicy = "enforce"
+    tower: str | None = None
+    gates: Sequence[Gate] = ()
+
+
+def declared_tiers(settings: Settings) -> Tiers | None:
+    """What `tiers.json` declares; None where there is none, and any one snapshot is the whole inventory."""
+    return settings.tiers() if (settings.data_dir / "tiers.json").is_file() else None
+
 
 def build_from_snapshot(settings: Settings, snapshot_id: str) -> ReleaseManifest:
-    """Build a release that is not live yet.
+    """Build a release of one snapshot that is not live yet. Raises Refused as `build_from_snapshots`."""
+    return build_from_snapshots(settings, [snapshot_id]).manifest
 
-    Raises Refused when the snapshot mixes tower versions, and for everything else that does not fit.
+
+def build_from_snapshots(
+    settings: Settings, snapshot_ids: Sequence[str], wish: BuildWish | None = None
+) -> BuildReport:
+    """Build a release, one snapshot a tier, that is not live yet.
+
+    Raises Refused when tower versions are mixed (unless `tolerate` was asked for), a tier is missing,
+    and for everything else that does not fit.
     """
-    versions = snapshot_manifest(settings.snapshots_dir, snapshot_id).versions
-    if not versions:
-        raise Refused(
-            "empty", "a snapshot with rows", f"none in {snapshot_id}", "Cut one when there are Pins."
-        )
-    # Any of its versions will do to look up a tower: that there is only one, the builder makes sure.
-    commonest = max(versions, key=lambda version: versions[version])
-    return build_release(
+    wish = wish or BuildWish()
+    version = wish.tower or _query_tower_of(settings, snapshot_ids)
+    tower = QueryTower.load(settings.towers_dir, version, registry())
+    return build_measured(
         release_store(settings),
         settings.snapshots_dir,
-        snapshot_id,
-        tower=read_tower_manifest(settings.towers_dir, commonest),
+        snapshot_ids,
+        tower=tower.manifest,
         registry_hash=registry().content_hash,
         kind=settings.index_kind,
-        policy=BuildPolicy(threads=settings.threads),
+        policy=BuildPolicy(
+            threads=settings.threads,
+            min_rows_ratio=settings.min_rows_ratio,
+            tiers=declared_tiers(settings),
+            version_policy=wish.version_policy,
+            canaries=canaries(tower),
+            gates=wish.gates,
+        ),
     )
+
+
+def _query_tower_of(settings: Settings, snapshot_ids: Sequence[str]) -> str:
+    """The serving tower, if rows are of it, or the version that most rows are of.
+
+    Any of them will do to look up a tower: that there is only one, the builder makes sure.
+    """
+    rows: dict[str, int] = {}
+    for snapshot_id in snapshot_ids:
+        for version, count in snapshot_manifest(settings.snapshots_dir, snapshot_id).versions.items():
+            rows[version] = rows.get(version, 0) + count
+    if not rows:
+        names = ", ".join(snapshot_ids)
+        raise Refused("empty", "a snapshot with rows", f"none in {names}", "Cut one when there are Pins.")
+    serving = read_live_towers(settings.towers_dir)[:1]
+    return serving[0] if serving and serving[0] in rows else max(rows, key=lambda version: rows[version])
+
+
+def newest_snapshots(settings: Settings, version: str, tier: str) -> list[str]:
+    """The newest snapshot of every declared tier of this tower version; `tier`'s where none is declared."""
+    declared = declared_tiers(settings)
+    streamed = [one.name for one in settings.tiers().tiers if one.policy == "realtime"]
+    newest = newest_of_tiers(settings.snapshots_dir, version, streamed)
+    names = [one.name for one in declared.tiers] if declared else [tier]
+    return [newest[name].snapshot_id for name in names if name in newest]
 
 
 def check_release(settings: Settings, release_id: str | None) -> list[CheckResult]:
@@ -49,56 +112,132 @@ def check_release(settings: Settings, release_id: str | None) -> list[CheckResul
     wanted = release_id or store.current()
     if wanted is None:
         raise Refused("no_release", "a live release", "none", "`skewless release publish ID` makes one live.")
-    index = load_index(store, wanted, registry_hash=registry().content_hash)
-    tower = QueryTower.load(settings.towers_dir, index.tower_version, registry())
-    loaded = CheckResult(
-        name="loads",
-        ok=True,
-        detail=f"{len(index)} rows and query tower {tower.version[:12]}, every checksum right",
+    index = load_index(
+        store, wanted, registry_hash=registry().content_hash, version_policy=settings.version_policy
     )
-    return [*index.manifest.checks, loaded]
+    tower = QueryTower.load(settings.towers_dir, index.tower_version, registry())
+    results = list(index.manifest.checks)
+    if any(entry.name == CANARIES for entry in index.manifest.files):
+        results.append(_same_queries(tower, store.directory(wanted)))
+    detail = f"{len(index)} rows and query tower {tower.version[:12]}, every checksum right"
+    return [*results, CheckResult(name="loads", ok=True, detail=detail)]
+
+
+def _same_queries(tower: QueryTower, directory: Path) -> CheckResult:
+    """The query tower embeds the canaries as it did at the build; the index answered them while it loaded."""
+    kept, now = read_canaries(directory).queries, canaries(tower).queries
+    if kept.shape != now.shape or not np.allclose(kept, now, rtol=1e-3, atol=1e-3):
+        fix = "The release was built with another query tower of this version: build it again."
+        came = f"{now.shape} queries that differ" if kept.shape == now.shape else f"{now.shape} queries"
+        raise Refused("canary_queries", "the query vectors of the build", came, fix)
+    return CheckResult(name="canaries", ok=True, detail=f"{len(kept)} queries embedded and answered as built")
 
 
 class Releaser:
-    """Publishes a release for each snapshot that is newer than what is live; keeps the newest few."""
+    """Publishes a release for each snapshot that is newer than what is live; keeps the newest few.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    Any number of processes may have one: who loses a race takes the newest snapshots again.
+    """
+
+    def __init__(self, settings: Settings, gates: Sequence[Gate] = ()) -> None:
+        self._settings, self._gates = settings, gates
         self._store = release_store(settings)
 
     def __call__(self, snapshot: SnapshotManifest) -> None:
         """Build, check, publish. A refused snapshot is logged; what is live stays."""
-        try:
-            manifest = build_from_snapshot(self._settings, snapshot.snapshot_id)
-            if manifest.release_id == self._store.current():
-                self._settle_towers(manifest.tower_version)  # a crash may have come before it
+        tried: list[str] = []
+        for _ in range(_ATTEMPTS):
+            ids = self._snapshots_for(snapshot)
+            try:
+                self._release(ids)
                 return
-            if manifest.release_id in {move.release_id for move in self._store.audit()}:
-                # A restarted cutter tells of its newest snapshots again: one that was rolled back stays so.
+            except RetryableError as error:
+                log.warning(
+                    "snapshot %s was not released, the next one will be: %s", snapshot.snapshot_id, error
+                )
                 return
-            self._store.publish(
-                manifest.release_id,
-                actor=ACTOR,
-                reason=f"snapshot {snapshot.snapshot_id}",
-                registry_hash=registry().content_hash,
-            )
-        except Refused as refused:
-            log.warning("snapshot %s was not released: %s", snapshot.snapshot_id, refused)
-            return
-        log.info("release %s is live (%d Pins)", manifest.release_id, manifest.index.rows)
-        self._settle_towers(manifest.tower_version)
-        self._store.retain(self._settings.keep_releases)
-        retain_snapshots(self._settings.snapshots_dir, self._settings.tier, self._settings.keep_releases)
+            except Refused as refused:
+                if refused.code == "missing_tier":
+                    log.info("snapshot %s waits: %s", snapshot.snapshot_id, refused)
+                    return
+                if refused.code not in _LOST_THE_RACE or (refused.code != "current_moved" and ids == tried):
+                    log.warning("snapshot %s was not released: %s", snapshot.snapshot_id, refused)
+                    return
+                tried = ids
+        log.warning("snapshot %s was not released: others published all the time", snapshot.snapshot_id)
 
-    def _settle_towers(self, serving: str) -> None:
+    def _snapshots_for(self, snapshot: SnapshotManifest) -> list[str]:
+        if len(snapshot.versions) != 1:
+            return [snapshot.snapshot_id]  # the builder says what is wrong with it
+        return newest_snapshots(self._settings, next(iter(snapshot.versions)), snapshot.tier) or [
+            snapshot.snapshot_id
+        ]
+
+    def _release(self, snapshot_ids: Sequence[str]) -> None:
+        manifest = build_from_snapshots(self._settings, snapshot_ids, BuildWish(gates=self._gates)).manifest
+        # Whoever changes LIVE waits: a tower cannot retire between the look at it and the publication.
+        with locked_live_towers(self._settings.towers_dir) as live:
+            if not self._publish(manifest, live):
+                return
+            self._settle_towers(manifest.tower_version, live)
+            close_rollover(self._settings, live, self._store.audit()[-1])
+        self._store.retain(self._settings.keep_releases)
+        for tier in manifest.tiers:
+            retain_snapshots(
+                self._settings.snapshots_dir,
+                tier,
+                self._settings.keep_releases,
+                self._settings.keep_snapshot_days,
+            )
+
+    def _publish(self, manifest: ReleaseManifest, live: LockedLiveTowers) -> bool:
+        """Publish unless it is live, was taken back, or is not wanted; whether LIVE is to be settled."""
+        current = self._store.current()
+        if manifest.release_id == current:
+            return True  # a crash may have come before the towers were settled
+        if manifest.release_id in {move.release_id for move in self._store.audit()}:
+            # A restarted cutter tells of its newest snapshots again: one that was rolled back stays so.
+            return False
+        if why := self._unwanted(manifest.tower_version, live.read()):
+            log.info("release %s is built and not published: %s", manifest.release_id, why)
+            return False
+        self._store.publish(
+            manifest.release_id,
+            actor=ACTOR,
+            reason=f"snapshot {manifest.snapshot_id}",
+            expected_current=current,
+            registry_hash=registry().content_hash,
+            min_rows_ratio=self._settings.min_rows_ratio,
+        )
+        log.info("release %s is live (%d Pins)", manifest.release_id, manifest.index.rows)
+        return True
+
+    def _unwanted(self, version: str, live: Sequence[str]) -> str:
+        """Why a release of this tower version does not go live by itself now; empty when it does."""
+        before = self._store.comparable_live()
+        if before is None or before.tower_version == version:
+            return ""
+        if live and version not in live:
+            return "its tower has retired"
+        if before.tower_version in live and live.index(version) < live.index(before.tower_version):
+            return f"tower {before.tower_version[:12]}, which is live, follows its own"
+        record = read_rollover(self._settings)
+        if record is not None and record.candidate == version and record.manual:
+            return "the rollover waits for `skewless rollover finish`"
+        return ""
+
+    def _settle_towers(self, serving: str, towers: LockedLiveTowers) -> None:
         """After a rollover the tower that went live is the serving one, and those before it retire.
 
-        The cutter cuts a candidate only when it covers every Pin of the serving tower, so nothing is
-        embedded twice for longer than the backfill takes.
+        A candidate is released only when its snapshots cover every Pin of the serving tower, so nothing
+        is embedded twice for longer than the backfill takes.
         """
+        record = read_rollover(self._settings)
+        if record is not None and record.candidate == serving:
+            return  # `close_rollover` settles them, unless this release is from before the rollover
         moves = self._store.audit()
         if len(moves) < 2 or moves[-1].tower_version == moves[-2].tower_version:
             return  # the same tower as before, wherever it stands in LIVE
-        live = read_live_towers(self._settings.towers_dir)
+        live = towers.read()
         if serving in live and live[0] != serving:
-            write_live_towers(self._settings.towers_dir, live[live.index(serving) :])
+            towers.write(live[live.index(serving) :])

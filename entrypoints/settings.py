@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import Refused
-from schemas.tiers import Tiers, read_tiers
+from schemas.tiers import Tiers, VersionPolicy, read_tiers
 
 ENV_PREFIX = "SKEWLESS_"
 
@@ -56,6 +56,25 @@ class Settings(BaseSettings):
         False, description="allow http to a registry on a host that is not loopback"
     )
 
+    store_url: str = Field(
+        "", description="where releases and towers are kept: s3://bucket/prefix; empty: the data directory"
+    )
+    store_endpoint: str = Field(
+        "", description="address of a store that speaks S3, such as https://minio:9000; empty: Amazon's"
+    )
+    store_region: str = Field("us-east-1", description="region of the bucket")
+    store_access_key_id: str = Field(
+        "", description="empty: credentials as AWS's own tools find them (the machine's role, AWS_… names)"
+    )
+    store_secret_access_key: SecretStr = Field(SecretStr(""), description="never printed")
+    store_allow_http: bool = Field(False, description="allow http to a store that is not on this host")
+    store_cached_releases: int = Field(
+        3, ge=2, le=1000, description="copies of the store's releases that this machine keeps"
+    )
+    store_poll_seconds: float = Field(
+        2.0, ge=0.1, le=3600, description="how often a server asks the store what is live"
+    )
+
     batch_events: int = Field(
         4096, ge=1, le=100_000, description="most events that one enrichment batch takes"
     )
@@ -64,6 +83,9 @@ class Settings(BaseSettings):
     )
     state_flush_chunk_pins: int = Field(
         1024, ge=1, le=1_000_000, description="states written between two batches of a flush"
+    )
+    backfill: Literal["worker", "batch"] = Field(
+        "worker", description="who embeds all Pins for a new tower: the workers, or `skewless embed`"
     )
     watchdog_seconds: float = Field(
         120.0, ge=5, description="a worker with messages waiting and no progress for this long ends (exit 70)"
@@ -126,11 +148,48 @@ class Settings(BaseSettings):
     keep_releases: int = Field(
         8, ge=2, le=1000, description="releases, and snapshots per tower version, kept on disk"
     )
+    min_rows_ratio: float = Field(
+        0.5, ge=0, le=1, description="least share of the live release's Pins, and of each tier's, in a new"
+    )
+    keep_snapshot_days: int = Field(
+        7, ge=0, le=3650, description="of older snapshots the last of each day is kept, for so many days"
+    )
 
     http_host: str = Field("127.0.0.1", description="address that the server binds")
     http_port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
+    metrics_host: str = Field(
+        "127.0.0.1", description="address that --metrics-port of a process binds; the server's is http_host"
+    )
+    leaves: str = Field(
+        "", description="host:port of every leaf, in the order of their shards; empty: no shards"
+    )
+    leaf_port: int = Field(8091, ge=0, le=65535, description="port of `skewless leaf` on http_host; 0: free")
+    leaf_deadline_seconds: float = Field(
+        0.25, gt=0, le=60, description="a shard that has not answered by then is not in the answer"
+    )
+    leaf_down_seconds: float = Field(
+        10.0, ge=0, description="a leaf down for longer does not hold up the swap to a new release"
+    )
+    leaf_quorum: int = Field(
+        0, ge=0, le=1000, description="leaves that must have a release before it is served; 0: all not down"
+    )
     admin_token: SecretStr = Field(
         SecretStr(""), description="bearer token of the admin routes; empty closes them"
+    )
+    delta: Literal["on", "off"] = Field(
+        "on", description="serve what is newer than the release's snapshots; needs a broker"
+    )
+    delta_refresh_seconds: float = Field(
+        0.5, ge=0.05, le=60, description="how often what has come is laid over the served release"
+    )
+    delta_catch_up_seconds: float = Field(
+        10.0, ge=0, description="how long a loaded release waits for its delta segment before it is served"
+    )
+    delta_max_vectors: int = Field(
+        100_000, ge=0, description="most embeddings the delta segment holds per tower version"
+    )
+    version_policy: VersionPolicy = Field(
+        "enforce", description="tolerate serves releases of mixed tower versions, and labels every answer"
     )
     reserve_price_micros: int = Field(1_000, ge=0, description="least that an impression costs")
 
@@ -160,6 +219,11 @@ class Settings(BaseSettings):
     def snapshots_dir(self) -> Path:
         """Immutable hourly snapshots."""
         return self.data_dir / "snapshots"
+
+    @property
+    def embeddings_dir(self) -> Path:
+        """Runs of the batch embedder, a directory each."""
+        return self.data_dir / "embeddings"
 
     @property
     def releases_dir(self) -> Path:

@@ -9,7 +9,7 @@ import orjson
 from datasets.complete_journey import Journey
 from evaluation.recipe import Recipe, run_recipe
 from features.definitions import registry
-from models.live_towers import read_live_towers, write_live_towers
+from models.live_towers import locked_live_towers
 from models.training import Progress
 from schemas.artefacts import write_atomic
 
@@ -29,10 +29,9 @@ def train_tower(
     result = run_recipe(Journey.installed(), recipe, settings.towers_dir, registry(), progress)
     version = result.manifest.tower_version
     if live != "no":
-        others = [one for one in read_live_towers(settings.towers_dir) if one != version]
-        write_live_towers(
-            settings.towers_dir, [version, *others] if live == "serving" else [*others, version]
-        )
+        with locked_live_towers(settings.towers_dir) as towers:
+            others = [one for one in towers.read() if one != version]
+            towers.write([version, *others] if live == "serving" else [*others, version])
     summary = {
         "name": name,
         "tower_version": version,

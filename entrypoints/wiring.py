@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import torch
 from confluent_kafka import Consumer
 from prometheus_client import CollectorRegistry
 
@@ -15,32 +16,38 @@ from features.definitions import registry
 from features.pin_state import PIN_RECORD
 from features.store import RocksStore
 from features.user_state import USER_RECORD
-from index.releases import ReleaseStore
 from models.checkpoint import read_tower_manifest
 from models.live_towers import read_live_towers
 from models.predictor import PinTower
+from schemas.artefacts import write_atomic
+from schemas.errors import Refused
+from schemas.file_locks import held_alone
 from schemas.manifests import SnapshotManifest, TowerManifest
 from serving.auction import AuctionPolicy
 from serving.clock import system_clock
+from serving.delta_reader import DeltaPolicy
 from serving.parts import ServingConfig, ServingParts, build_parts
 from serving.pipeline import FunnelPolicy
 from serving.telemetry import ServingTelemetry
 from streams.cut_policy import CutPolicy, EventTimeCut, WallClockCut
 from streams.cutter import Cutter, CutterSettings, Surroundings
+from streams.cutter_status import read_cutter_status
 from streams.embedded_topic import KafkaEmbeddedTopic
+from streams.fresh_rows import KafkaFreshRows
 from streams.kafka import KafkaClients, consumer_config
 from streams.outlet import Outlet
+from streams.snapshot_telemetry import SnapshotTelemetry
 from streams.telemetry import EnrichmentTelemetry
 from streams.worker import EnrichmentWorker
-from streams.worker_settings import WorkerSettings
+from streams.worker_settings import Times, WorkerSettings
 
 from .kafka_connection import kafka_settings
 from .registry_connection import wire_formats
 from .settings import Settings
+from .store_connection import release_store
+from .wiring_shards import root_leaves
 
 log = logging.getLogger(__name__)
-
-_LIVE_POLL_SECONDS = 0.5
 
 
 def now_ms() -> int:
@@ -48,28 +55,24 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def release_store(settings: Settings) -> ReleaseStore:
-    """Releases of the data directory."""
-    return ReleaseStore(settings.releases_dir)
-
-
 class LiveTowers:
-    """LIVE, as loaded towers: looks at the file at most twice a second, loads each version once."""
+    """LIVE, as loaded towers: looks at the file whenever it is asked, loads each version once.
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings, self._clock = settings, clock
-        self._looked_at = float("-inf")
+    Looking takes microseconds. A worker that took partitions over with an older LIVE would take back that
+    their events are embedded with a new tower, and the batch job of a rollover would begin those again.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._towers: dict[str, PinTower] = {}
 
     def __call__(self) -> Sequence[PinTower]:
         """The towers to embed with now, the serving one first; empty when LIVE is not there yet."""
-        if self._clock() - self._looked_at >= _LIVE_POLL_SECONDS:
-            self._looked_at = self._clock()
-            root, device = self._settings.towers_dir, self._settings.device
-            self._towers = {
-                version: self._towers.get(version) or PinTower.load(root, version, registry(), device)
-                for version in read_live_towers(root)
-            }
+        root, device = self._settings.towers_dir, self._settings.device
+        self._towers = {
+            version: self._towers.get(version) or PinTower.load(root, version, registry(), device)
+            for version in read_live_towers(root)
+        }
         return tuple(self._towers.values())
 
 
@@ -90,9 +93,13 @@ def enrichment_worker(
 ) -> Iterator[EnrichmentWorker]:
     """One enrichment worker with its own state, which is closed at the end."""
     name = f"worker-{worker}"
+    torch.set_num_threads(settings.threads)
+    # With threads of its own a tower computes outside of ours.
+    cpu_seconds = time.thread_time if settings.threads == 1 else time.process_time
     how = WorkerSettings(
         name=name,
-        tier=settings.tier,
+        tiers=settings.tiers(),
+        backfill=settings.backfill,
         batch_events=settings.batch_events,
         flush_seconds=settings.state_flush_seconds,
         flush_chunk_pins=settings.state_flush_chunk_pins,
@@ -108,6 +115,7 @@ def enrichment_worker(
             EnrichmentTelemetry(metrics),
             time.monotonic,
             KafkaClients(formats=formats),
+            Times(cpu_seconds=cpu_seconds),
         )
 
 
@@ -118,26 +126,72 @@ def cut_policy(settings: Settings) -> CutPolicy:
     return EventTimeCut() if settings.cut_clock == "event" else WallClockCut()
 
 
-def live_manifests(settings: Settings) -> list[TowerManifest]:
-    """Manifests of the live towers, the serving one first."""
-    return [
-        read_tower_manifest(settings.towers_dir, version) for version in read_live_towers(settings.towers_dir)
-    ]
+class LiveManifests:
+    """LIVE, as manifests, the serving tower's first. A version never changes: it is read and checked once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._root = settings.towers_dir
+        self._known: dict[str, TowerManifest] = {}
+
+    def __call__(self) -> list[TowerManifest]:
+        """Those that are live now. Raises Refused for one that is damaged or not there."""
+        live = read_live_towers(self._root)
+        self._known = {
+            version: self._known.get(version) or read_tower_manifest(self._root, version) for version in live
+        }
+        return list(self._known.values())
+
+
+def cutter_lock(settings: Settings, tier: str) -> Path:
+    """Held by the cutter of a tier for as long as it runs."""
+    return settings.snapshots_dir / f".cutter-{tier}.lock"
+
+
+@contextmanager
+def cutting_alone(settings: Settings) -> Iterator[None]:
+    """Be the cutter of this tier. Raises Refused while another process is, or for a batch tier."""
+    tier = settings.tiers().named(settings.tier)
+    if tier.policy == "batch":
+        raise Refused(
+            "batch_tier",
+            "a realtime tier, whose Pins workers embed",
+            f"{tier.name}, a batch tier",
+            "`skewless embed` writes the snapshots of a batch tier; SKEWLESS_TIER names another one.",
+        )
+    refusal = Refused(
+        "cutter_running",
+        f"no other cutter of tier {tier.name} on {settings.data_dir}",
+        "one that is running",
+        "End it first (SIGTERM). Two would write the same snapshots twice and commit over each other.",
+    )
+    with held_alone(cutter_lock(settings, tier.name), refusal):
+        yield
 
 
 def snapshot_cutter(
     settings: Settings, on_snapshot: Callable[[SnapshotManifest], None]
 ) -> tuple[Cutter, Consumer]:
     """The cutter of this tier, and its consumer, which the caller closes."""
-    kafka = kafka_settings(settings)
-    consumer = Consumer(consumer_config(kafka, kafka.cutter_group))
-    cutter = Cutter(
-        KafkaEmbeddedTopic(consumer),
-        CutterSettings(settings.snapshots_dir, settings.tier),
-        cut_policy(settings),
-        Surroundings(lambda: live_manifests(settings), now_ms, Outlet(kafka, "cutter"), on_snapshot),
+    kafka, tiers = kafka_settings(settings), settings.tiers()
+    # Offsets tell lag monitors how far a cutter is: with several, each has a group of its own.
+    group = kafka.cutter_group if len(tiers.tiers) == 1 else f"{kafka.cutter_group}-{settings.tier}"
+    consumer = Consumer(consumer_config(kafka, group))
+    status = settings.status_file(f"cutter-{settings.tier}")
+    around = Surroundings(
+        LiveManifests(settings),
+        now_ms,
+        Outlet(kafka, "cutter"),
+        on_snapshot,
+        read_cutter_status(status),
+        lambda now: write_atomic(status, now.model_dump_json().encode()),
     )
-    return cutter, consumer
+    where = CutterSettings(settings.snapshots_dir, tiers.named(settings.tier))
+    return Cutter(KafkaEmbeddedTopic(consumer), where, cut_policy(settings), around), consumer
+
+
+def snapshot_telemetry(settings: Settings) -> SnapshotTelemetry:
+    """Metrics of the snapshots in the data directory, and of what its cutters say."""
+    return SnapshotTelemetry(settings.snapshots_dir, settings.status_file("any").parent, time.time)
 
 
 def worker_status_reader(path: Path) -> Callable[[], dict[str, Any]]:
@@ -158,17 +212,35 @@ def serving_parts(settings: Settings, *, embedded_broker: bool) -> ServingParts:
     users = None
     if settings.users_dir.is_dir():
         users = RocksStore(settings.users_dir, USER_RECORD, read_only=True)
+    metrics, clock = CollectorRegistry(), system_clock()
     return build_parts(
         ServingConfig(
             data=settings.data_dir,
             registry=registry(),
-            clock=system_clock(),
-            telemetry=ServingTelemetry(CollectorRegistry()),
+            clock=clock,
+            telemetry=ServingTelemetry(metrics),
+            leaves=root_leaves(settings, metrics, clock),
             users=users,
             policy=FunnelPolicy(auction=AuctionPolicy(reserve_micros=settings.reserve_price_micros)),
-            poll_seconds=0.2,
+            poll_seconds=settings.store_poll_seconds if settings.store_url else 0.2,
+            releases=release_store(settings),
             admin_token=settings.admin_token.get_secret_value() or None,
             embedded_broker=embedded_broker,
             worker_status=worker_status_reader(settings.status_file("worker-0")),
+            version_policy=settings.version_policy,
+            tiers=settings.tiers(),
+            fresh=fresh_rows(settings),
+            delta=DeltaPolicy(
+                refresh_seconds=settings.delta_refresh_seconds,
+                catch_up_seconds=settings.delta_catch_up_seconds,
+                max_vectors=settings.delta_max_vectors,
+            ),
         )
     )
+
+
+def fresh_rows(settings: Settings) -> Callable[[], KafkaFreshRows] | None:
+    """What the delta segment is read from; None where there is no broker, or none is wanted."""
+    if settings.delta == "off" or not settings.kafka_bootstrap_servers:
+        return None
+    return lambda: KafkaFreshRows(kafka_settings(settings))

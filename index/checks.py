@@ -3,20 +3,23 @@
 Each returns what it found, or raises Refused with the code that names the fault.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.errors import Refused
-from schemas.manifests import CheckResult, ReleaseManifest, SnapshotManifest, TowerManifest
+from schemas.manifests import CheckResult, ReleaseManifest, SnapshotManifest, TierPart, TowerManifest
+from schemas.tiers import VersionPolicy
 
-from .row_files import Matrix, SnapshotRows
+from .row_files import Matrix
 from .snapshots import hour_name
 
 _CHUNK_ROWS = 65_536
 _LENGTH_TOLERANCE = 0.01
 """fp16 rounding moves the length of a unit vector by 2^-11 at most; this leaves room, not more."""
+
+_FEWER = "Is part of the snapshot missing? If so many Pins are really gone, lower SKEWLESS_MIN_ROWS_RATIO."
 
 
 def not_empty(rows: int) -> CheckResult:
@@ -31,17 +34,48 @@ def not_empty(rows: int) -> CheckResult:
     return CheckResult(name="not_empty", ok=True, detail=f"{rows} rows")
 
 
-def one_tower_version(rows: SnapshotRows, tower_version: str) -> CheckResult:
-    """The homogeneity gate: every row is of this tower. Codes `mixed_versions`, `wrong_tower`."""
-    histogram = rows.histogram()
+Histograms = Mapping[str, Mapping[str, int]]
+"""Tier -> rows per tower version, counted from the rows."""
+
+
+def one_tower_version(histograms: Histograms, tower_version: str) -> CheckResult:
+    """The homogeneity gate: all rows of all tiers are of it. Codes `mixed_versions`, `wrong_tower`."""
+    histogram = {version for counts in histograms.values() for version in counts}
     if list(histogram) == [tower_version]:
         return CheckResult(name="one_tower_version", ok=True, detail=f"all rows {tower_version}")
-    came = ", ".join(f"{count} of {version}" for version, count in sorted(histogram.items()))
+    came = described(histograms)
     if len(histogram) > 1:
         fix = "Cut a snapshot of one version (`SnapshotRows.of_version`); re-embed what is left of the other."
         raise Refused("mixed_versions", f"rows of {tower_version} only", came, fix)
     fix = "Build with the tower that made these rows, or cut a snapshot of this tower's rows."
     raise Refused("wrong_tower", f"rows of {tower_version}", came, fix)
+
+
+def described(histograms: Histograms) -> str:
+    """A histogram for people; the tiers are named where there are several."""
+    lines = {
+        tier: ", ".join(f"{count} of {version}" for version, count in sorted(counts.items()))
+        for tier, counts in histograms.items()
+    }
+    if len(lines) == 1:
+        return next(iter(lines.values()))
+    return "; ".join(f"{tier}: {line or 'no rows'}" for tier, line in sorted(lines.items()))
+
+
+def counted_versions(histograms: Histograms) -> CheckResult:
+    """What a `tolerate` release mixes, kept where everybody can read it. Refuses nothing."""
+    return CheckResult(name="version_mix", ok=True, detail=described(histograms))
+
+
+def policy_allows(manifest: ReleaseManifest, asked: VersionPolicy) -> None:
+    """A release of mixed versions is for those who ask for one. Code `mixed_versions`."""
+    if manifest.version_policy == "tolerate" and asked == "enforce":
+        counted = {name: part.versions for name, part in manifest.tiers.items()}
+        fix = (
+            "It was built with --tolerate, to measure what mixing does. Build one without it; to serve this "
+            "one all the same, set SKEWLESS_VERSION_POLICY=tolerate."
+        )
+        raise Refused("mixed_versions", f"rows of {manifest.tower_version} only", described(counted), fix)
 
 
 def row_count(found: int, promised: int, where: str) -> CheckResult:
@@ -114,14 +148,47 @@ def pin_inputs(snapshot: SnapshotManifest, tower: TowerManifest) -> CheckResult:
     return CheckResult(name="pin_inputs", ok=True, detail=f"{len(tower.pin_inputs)} inputs")
 
 
+def complete(tiers: Mapping[str, TierPart]) -> CheckResult:
+    """Every tier is there, with all that its snapshot promised. What is missing was refused before."""
+    said = [
+        f"{name}: {part.rows} rows of {part.snapshot_id}, {_covered(part)}" for name, part in tiers.items()
+    ]
+    return CheckResult(name="complete", ok=True, detail="; ".join(said))
+
+
+def _covered(part: TierPart) -> str:
+    """Up to where a tier's topics were read."""
+    topics = [f"{sum(upto.values())} messages of {topic}" for topic, upto in part.offsets.items()]
+    return "covering " + (" and ".join(topics) or "no topic")
+
+
+def tiers_fit(tiers: Mapping[str, TierPart], live: ReleaseManifest | None, min_rows_ratio: float) -> None:
+    """No tier goes back in time or shrinks, whatever the others do. Codes `stale_release`, `too_few_rows`.
+
+    A tier that is not in the live release has nothing to be measured by; and where tiers came or went,
+    Pins moved between them, so that only their number in all says anything.
+    """
+    known = live.tiers if live is not None else {}
+    for name, part in tiers.items():
+        before = known.get(name)
+        if before is None:
+            continue
+        if part.hour_ms < before.hour_ms:
+            expected = f"tier {name} of hour {hour_name(before.hour_ms)} or later"
+            fix = "Take the newest snapshot of each tier; to go back on purpose, roll back."
+            raise Refused("stale_release", expected, f"hour {hour_name(part.hour_ms)}", fix)
+        if tiers.keys() == known.keys() and part.rows < min_rows_ratio * before.rows:
+            expected = f"at least {min_rows_ratio:.0%} of the {before.rows} rows of tier {name}"
+            raise Refused("too_few_rows", expected, f"{part.rows} rows", _FEWER)
+
+
 def enough_rows(rows: int, live: ReleaseManifest | None, min_rows_ratio: float) -> CheckResult:
     """Not far smaller than what it replaces. Code `too_few_rows`."""
     if live is None:
         return CheckResult(name="enough_rows", ok=True, detail="nothing is live")
     if rows < min_rows_ratio * live.index.rows:
         expected = f"at least {min_rows_ratio:.0%} of the {live.index.rows} rows of {live.release_id}"
-        fix = "Is part of the snapshot missing? If so many Pins are really gone, lower min_rows_ratio."
-        raise Refused("too_few_rows", expected, f"{rows} rows", fix)
+        raise Refused("too_few_rows", expected, f"{rows} rows", _FEWER)
     return CheckResult(name="enough_rows", ok=True, detail=f"{rows} rows, live {live.index.rows}")
 
 

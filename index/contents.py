@@ -1,17 +1,21 @@
 """A release directory read back and proved: checksums, then parsing, then the checks that need its rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from schemas.artefacts import read_manifest, verify_files
 from schemas.errors import Refused
 from schemas.manifests import IndexSpec, ReleaseManifest
+from schemas.tiers import VersionPolicy
 
 from . import checks
+from .canaries import CANARIES, check_answers, read_canaries
 from .faiss_index import (
     ApproximateIndex,
     FlatIndex,
@@ -20,7 +24,18 @@ from .faiss_index import (
     ivf_index,
     read_trained,
 )
-from .row_files import ATTRIBUTES_FILE, VECTORS, Matrix, SnapshotRows, read_rows
+from .row_files import (
+    ATTRIBUTES_FILE,
+    VECTORS,
+    Matrix,
+    SnapshotRows,
+    read_pin_ids,
+    read_rows,
+    write_tensors,
+)
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 TRAINED = "index.faiss"
 LISTS = "lists.safetensors"
@@ -52,17 +67,62 @@ def release_manifest(directory: Path) -> ReleaseManifest:
     return manifest
 
 
-def read_release(directory: Path) -> ReleaseContents:
+def read_release(directory: Path, version_policy: VersionPolicy = "enforce") -> ReleaseContents:
     """Manifest, rows and index of a release. sha256 of every file before any is parsed.
 
-    Raises Refused with the code of the first thing that does not hold.
+    One of mixed versions only for who asks for `tolerate`. Raises Refused with the code of the first
+    thing that does not hold.
     """
+    manifest, rows = read_release_rows(directory, version_policy)
+    index = open_index(directory, manifest.index, rows.vectors)
+    if any(entry.name == CANARIES for entry in manifest.files):
+        check_answers(index, rows, read_canaries(directory))
+    return ReleaseContents(manifest, rows, index)
+
+
+def read_release_rows(
+    directory: Path, version_policy: VersionPolicy = "enforce"
+) -> tuple[ReleaseManifest, SnapshotRows]:
+    """Manifest and rows, proved like `read_release` does, without the index."""
     manifest = release_manifest(directory)
+    checks.policy_allows(manifest, version_policy)
     _needed_files(manifest)
     verify_files(directory, manifest.files)
     rows = read_rows(directory)
     _fits(manifest, rows)
-    return ReleaseContents(manifest, rows, open_index(directory, manifest.index, rows.vectors))
+    if manifest.tiers:
+        checks.row_count(sum(part.rows for part in manifest.tiers.values()), len(rows), "all tiers together")
+    return manifest, rows
+
+
+def read_part(
+    directory: Path, holds: Callable[[Ints], Mask], version_policy: VersionPolicy = "enforce"
+) -> ReleaseContents:
+    """The rows of a release whose Pin ids `holds` picks, proved like a whole one, in memory of their own.
+
+    The manifest that comes back counts these rows. A flat index is one over them, an IVF index the same
+    centroids with shorter lists. A graph cannot be cut: of an HNSW release the rows get a flat index,
+    which is exact. Raises Refused like `read_release`; a part without rows is none of the reasons.
+    """
+    manifest = release_manifest(directory)
+    checks.policy_allows(manifest, version_policy)
+    _needed_files(manifest)
+    verify_files(directory, manifest.files)
+    pin_ids = read_pin_ids(directory)
+    checks.row_count(len(pin_ids), manifest.index.rows, ATTRIBUTES_FILE)
+    kept = np.flatnonzero(holds(pin_ids))
+    rows = read_rows(directory, kept)
+    kind = "ivf" if manifest.index.kind == "ivf" else "flat"
+    spec = manifest.index.model_copy(update={"rows": len(rows), "kind": kind})
+    part = manifest.model_copy(update={"index": spec})
+    if kept.size:
+        _fits(part, rows)
+    if kind == "flat":
+        return ReleaseContents(part, rows, FlatIndex(rows.vectors))
+    trained = read_trained(directory / TRAINED, kind, spec.dimension)
+    checks.row_count(int(trained.ntotal), 0, f"{TRAINED}, which holds centroids only")
+    lists = read_lists(directory, len(pin_ids), trained.nlist)[kept]
+    return ReleaseContents(part, rows, ivf_index(trained, lists, rows.vectors, _parameter(spec, "nprobe")))
 
 
 def open_index(directory: Path, spec: IndexSpec, vectors: Matrix) -> FlatIndex | ApproximateIndex:
@@ -81,7 +141,7 @@ def open_index(directory: Path, spec: IndexSpec, vectors: Matrix) -> FlatIndex |
 
 def write_lists(directory: Path, lists: Lists) -> None:
     """Write `lists.safetensors`."""
-    save_file({_LISTS_TENSOR: lists}, directory / LISTS)
+    write_tensors(directory / LISTS, {_LISTS_TENSOR: lists})
 
 
 def read_lists(directory: Path, rows: int, nlist: int) -> Lists:
@@ -113,7 +173,8 @@ def _fits(manifest: ReleaseManifest, rows: SnapshotRows) -> None:
     checks.not_empty(len(rows))
     checks.row_count(len(rows), spec.rows, ATTRIBUTES_FILE)
     checks.dimension(rows.vectors, spec.dimension)
-    checks.one_tower_version(rows, manifest.tower_version)
+    if manifest.version_policy == "enforce":
+        checks.one_tower_version({manifest.tier: rows.histogram()}, manifest.tower_version)
     checks.unique_pins(rows.attributes["pin_id"])
     checks.finite(rows.vectors)
 

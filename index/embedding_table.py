@@ -5,8 +5,10 @@ revision stays. So the table is a function of the set of rows that were applied,
 redelivery, replay and a zombie's late rows leave no trace.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,9 @@ from .row_files import ATTRIBUTES, SnapshotRows
 
 Ints = npt.NDArray[np.int64]
 Slots = npt.NDArray[np.intp]
+
+Revisions = npt.NDArray[np.void] | Mapping[str, Ints]
+"""Rows, or only their columns `changed_offset` and `aggregated_offset`."""
 
 _FIRST_CAPACITY = 1024
 
@@ -61,12 +66,7 @@ class Applied:
     """Rows of a tower version that is not live."""
 
     def __add__(self, other: "Applied") -> "Applied":
-        return Applied(
-            self.applied + other.applied,
-            self.late + other.late,
-            self.repeated + other.repeated,
-            self.foreign + other.foreign,
-        )
+        return Applied(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 class _VersionTable:
@@ -78,6 +78,8 @@ class _VersionTable:
         self.attributes: npt.NDArray[np.void] = np.zeros(_FIRST_CAPACITY, ATTRIBUTES)
         self.vectors: npt.NDArray[np.float16] = np.zeros((_FIRST_CAPACITY, dimension), "<f2")
         self.titles: list[str] = []
+        # What each row's own batch said of its version: the homogeneity gate counts these.
+        self.tags: npt.NDArray[np.object_] = np.full(_FIRST_CAPACITY, version, np.object_)
         self.changed = False
 
     def __len__(self) -> int:
@@ -91,11 +93,30 @@ class _VersionTable:
         winners = order[last_of_pin]
         slots = self._slots_of(fields["pin_id"][winners])
         stored = self.attributes[slots]
-        is_newer = _newer(fields[winners], stored)
+        is_newer = newer(fields[winners], stored)
         counts = _count(fields, order, last_of_pin, stored)
         self._write(slots[is_newer], batch, rows[winners[is_newer]])
         self.changed = self.changed or bool(is_newer.any())
         return counts
+
+    def fold(self, rows: SnapshotRows) -> int:
+        """Take over a snapshot's rows, one a Pin, that are as new as ours or newer; how many are newer.
+
+        NOTE: of equals the snapshot's stays, so that it does not matter which of them came first.
+        """
+        slots = self._slots_of(rows.attributes["pin_id"])
+        stored = self.attributes[slots]
+        is_newer = newer(rows.attributes, stored)
+        taken = np.flatnonzero(~newer(stored, rows.attributes))
+        differs = (self.vectors[slots[taken]] != rows.vectors[taken]).any()
+        self.changed = self.changed or bool(is_newer.any() or differs)
+        self.attributes[slots[taken]] = rows.attributes[taken]
+        self.vectors[slots[taken]] = rows.vectors[taken]
+        self.tags[slots[taken]] = np.array(rows.versions, np.object_)[rows.version_code[taken]]
+        titles = rows.titles.to_pylist()
+        for row in taken.tolist():
+            self.titles[slots[row]] = titles[row]
+        return int(is_newer.sum())
 
     def _slots_of(self, pin_ids: Ints) -> Slots:
         """Slot of each Pin; a new Pin gets one that holds a row older than any."""
@@ -118,11 +139,13 @@ class _VersionTable:
             self.attributes = np.concatenate([self.attributes, np.zeros(more, ATTRIBUTES)])
             empty = np.zeros((more, self.vectors.shape[1]), "<f2")
             self.vectors = np.concatenate([self.vectors, empty])
+            self.tags = np.concatenate([self.tags, np.full(more, self.version, np.object_)])
 
     def _write(self, slots: Slots, batch: EmbeddedBatch, rows: Slots) -> None:
         self.attributes[slots] = batch.attributes[rows]
         packed = b"".join([batch.vectors[row] for row in rows.tolist()])
         self.vectors[slots] = np.frombuffer(packed, "<f2").reshape(len(rows), self.vectors.shape[1])
+        self.tags[slots] = np.array(batch.versions, np.object_)[batch.version_code[rows]]
         for slot, row in zip(slots.tolist(), rows.tolist(), strict=True):
             self.titles[slot] = batch.titles[row]
 
@@ -134,7 +157,7 @@ def _by_pin_and_age(fields: npt.NDArray[np.void]) -> Slots:
     return np.lexsort((-arrival, fields["changed_offset"], revision, fields["pin_id"]))
 
 
-def _newer(one: npt.NDArray[np.void], other: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+def newer(one: Revisions, other: Revisions) -> npt.NDArray[np.bool_]:
     """Whether each row is newer than its counterpart.
 
     NOTE: a worker that died between two sources may fold them in another order when it comes back,
@@ -142,10 +165,9 @@ def _newer(one: npt.NDArray[np.void], other: npt.NDArray[np.void]) -> npt.NDArra
     """
     mine = one["changed_offset"] + one["aggregated_offset"]
     theirs = other["changed_offset"] + other["aggregated_offset"]
-    newer: npt.NDArray[np.bool_] = (mine > theirs) | (
-        (mine == theirs) & (one["changed_offset"] > other["changed_offset"])
-    )
-    return newer
+    decides = one["changed_offset"] > other["changed_offset"]
+    found: npt.NDArray[np.bool_] = (mine > theirs) | ((mine == theirs) & decides)
+    return found
 
 
 def _count(
@@ -157,9 +179,9 @@ def _count(
     """Split the rows into applied, late and repeated; `stored` is what each Pin had before them."""
     group: Slots = np.cumsum(last_of_pin) - last_of_pin
     rows, winners, before = fields[order], order[last_of_pin][group], stored[group]
-    behind = _newer(before, rows) | (_newer(fields[winners], rows) & (order > winners))
-    ahead = _newer(rows, before) & ~behind
-    same_as_winner = ~_newer(fields[winners], rows) & (order != winners)
+    behind = newer(before, rows) | (newer(fields[winners], rows) & (order > winners))
+    ahead = newer(rows, before) & ~behind
+    same_as_winner = ~newer(fields[winners], rows) & (order != winners)
     applied = int((ahead & ~same_as_winner).sum())
     late = int(behind.sum())
     return Applied(applied=applied, late=late, repeated=len(rows) - applied - late)
@@ -208,6 +230,10 @@ class EmbeddingTable:
         table.slots = {pin: slot for slot, pin in enumerate(attributes["pin_id"].tolist())}
         self._tables[version] = table
 
+    def fold(self, version: str, rows: SnapshotRows) -> int:
+        """Merge a snapshot's rows (of that version only) into a kept version; how many were newer."""
+        return self._tables[version].fold(rows)
+
     def rows(self, version: str) -> SnapshotRows:
         """The rows of one version, deleted Pins included, in no particular order. Views, not copies."""
         table = self._tables[version]
@@ -223,6 +249,41 @@ class EmbeddingTable:
     def size(self, version: str) -> int:
         """Pins of one version."""
         return len(self._tables[version])
+
+    def attributes(self, version: str) -> npt.NDArray[np.void]:
+        """Attributes of one version, in the order of `rows(version)`. A view."""
+        return self._tables[version].attributes[: self.size(version)]
+
+    def vectors(self, version: str) -> npt.NDArray[np.float16]:
+        """Embeddings of one version, in the same order. A view, not a copy."""
+        return self._tables[version].vectors[: self.size(version)]
+
+    def titles(self, version: str) -> Sequence[str]:
+        """Titles of one version, in the same order: the table's own list, which goes on changing."""
+        return self._tables[version].titles
+
+    def histogram(self, version: str, places: Slots) -> dict[str, int]:
+        """The rows at these places by the tower version that each of them came with."""
+        return dict(Counter(self._tables[version].tags[places].tolist()))
+
+    def slots(self, version: str, pin_ids: Ints) -> Slots:
+        """Where each Pin stands in that order, or -1. It stays there until `retain`."""
+        known = self._tables[version].slots
+        return np.fromiter(map(known.get, pin_ids.tolist(), repeat(-1)), np.intp, len(pin_ids))
+
+    def retain(self, version: str, places: Slots) -> None:
+        """Forget all rows of a version but those at these places."""
+        old = self._tables[version]
+        table = _VersionTable(version, old.vectors.shape[1])
+        table._grow_to(len(places))
+        table.attributes[: len(places)] = old.attributes[places]
+        table.vectors[: len(places)] = old.vectors[places]
+        table.titles = [old.titles[place] for place in places.tolist()]
+        pins = old.attributes["pin_id"][places].tolist()
+        table.slots = {pin: slot for slot, pin in enumerate(pins)}
+        table.tags[: len(places)] = old.tags[places]
+        table.changed = old.changed
+        self._tables[version] = table
 
     def changed(self, version: str) -> bool:
         """Whether any row of the version has been applied since `mark_cut`."""

@@ -4,13 +4,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from features.shard_slices import Shard
 from schemas.errors import Refused
 from schemas.manifests import ReleaseManifest
+from schemas.tiers import VersionPolicy
 
 from . import checks
-from .contents import ReleaseContents, read_release
+from .contents import ReleaseContents, read_part, read_release
 from .faiss_index import ApproximateIndex, FlatIndex
-from .releases import ReleaseStore
+from .release_contract import Releases
 from .row_files import Attributes, Matrix
 from .vector_index import Bitmap, Dots, Positions, Query, pack
 
@@ -37,7 +39,7 @@ class LoadedIndex:
 
     @property
     def tower_version(self) -> str:
-        """The version that every row was proved to be of."""
+        """The query tower's version; every row was proved to be of it, but in a `tolerate` release."""
         return self.manifest.tower_version
 
     def __len__(self) -> int:
@@ -67,15 +69,37 @@ class LoadedIndex:
         self.titles = pa.array([], pa.string())
 
 
-def load_index(releases: ReleaseStore, release_id: str, *, registry_hash: str) -> LoadedIndex:
+def load_index(
+    releases: Releases, release_id: str, *, registry_hash: str, version_policy: VersionPolicy = "enforce"
+) -> LoadedIndex:
     """Read a release back, with the sha256 of every file first and every check that its rows allow.
 
+    A release that mixes tower versions only with `version_policy="tolerate"`.
     Long, but hashing, copying and FAISS release the interpreter lock: a background thread can do it.
     Raises Refused with code, expected, came and fix.
     """
-    manifest = releases.manifest(release_id)
+    _check_manifest(releases.manifest(release_id), registry_hash)
+    return LoadedIndex(read_release(releases.fetch(release_id), version_policy))
+
+
+def load_shard(
+    releases: Releases,
+    release_id: str,
+    shard: Shard,
+    *,
+    registry_hash: str,
+    version_policy: VersionPolicy = "enforce",
+) -> LoadedIndex:
+    """The rows of one shard of a release, with the same checks; their memory is all that is kept.
+
+    Raises Refused like `load_index`.
+    """
+    _check_manifest(releases.manifest(release_id), registry_hash)
+    return LoadedIndex(read_part(releases.fetch(release_id), shard.holds, version_policy))
+
+
+def _check_manifest(manifest: ReleaseManifest, registry_hash: str) -> None:
     checks.registry(manifest.registry_hash, registry_hash)
     if not all(check.ok for check in manifest.checks):
         failed = [check.name for check in manifest.checks if not check.ok]
         raise Refused("failed_check", "a release whose checks passed", ", ".join(failed), "Build it again.")
-    return LoadedIndex(read_release(releases.directory(release_id)))

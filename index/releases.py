@@ -2,18 +2,14 @@
 
 `root/<release_id>/` never changes once it is there; `root/CURRENT` is replaced whole; `root/audit.jsonl`
 gets its line before the pointer moves, and a line whose move never happened (a crash in between) is
-recognised and left out by `audit`.
+recognised and left out by `audit`. `root/audit.sha256` has a digest for each line, so a changed one is seen.
 """
 
 import fcntl
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import time_ns
-from types import EllipsisType
-from typing import Literal
 
 from pydantic import ValidationError
 
@@ -21,27 +17,29 @@ from schemas.artefacts import READY, append_durably, write_atomic
 from schemas.errors import Refused
 from schemas.logs import ReleasePublished
 from schemas.manifests import ReleaseManifest
+from schemas.tiers import VersionPolicy
 
 from . import checks
+from .audit_digests import append_digest, check_digests
 from .contents import read_release, release_manifest
+from .local_copies import sweep_staged
+from .release_contract import (
+    Expected,
+    Ids,
+    Moves,
+    check_candidate,
+    check_expected,
+    check_release_id,
+    is_release_id,
+    moved,
+    no_predecessor,
+    wall_clock_ms,
+)
 
 CURRENT = "CURRENT"
 AUDIT = "audit.jsonl"
 _LOCK = ".lock"
 _DELETING = ".deleting-"
-
-# Named here, because inside the class `list` is a method.
-_Ids = list[str]
-_Moves = list[ReleasePublished]
-
-
-def wall_clock_ms() -> int:
-    """Now, in milliseconds since 1970."""
-    return time_ns() // 1_000_000
-
-
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
-"""Ids become directory names: nothing in one may lead out of the store."""
 
 
 def _bad_current(came: str) -> Refused:
@@ -52,11 +50,18 @@ def _bad_current(came: str) -> Refused:
 class ReleaseStore:
     """Releases under `root`. Any number of processes may publish; they take turns by a file lock."""
 
-    def __init__(self, root: Path, now_ms: Callable[[], int] = wall_clock_ms) -> None:
+    def __init__(
+        self,
+        root: Path,
+        now_ms: Callable[[], int] = wall_clock_ms,
+        version_policy: VersionPolicy = "enforce",
+    ) -> None:
         self.root = root
         self._now_ms = now_ms
+        # A release of mixed versions goes live only where that is tolerated.
+        self._version_policy = version_policy
 
-    def list(self) -> _Ids:
+    def list(self) -> Ids:
         """Ids of the finished releases, oldest hour first."""
         if not self.root.is_dir():
             return []
@@ -66,11 +71,14 @@ class ReleaseStore:
 
     def directory(self, release_id: str) -> Path:
         """Where a release lies, or would lie. Raises Refused for what cannot be an id."""
-        if not _ID.fullmatch(release_id):
-            raise Refused(
-                "bad_id", "a release id", repr(release_id[:80]), "`skewless release list` shows them."
-            )
-        return self.root / release_id
+        return self.root / check_release_id(release_id)
+
+    def fetch(self, release_id: str) -> Path:
+        """See `Releases`: on this machine it is where it is."""
+        return self.directory(release_id)
+
+    def fetch_tower(self, version: str) -> None:
+        """See `Releases`: on this machine it is where it is."""
 
     def manifest(self, release_id: str) -> ReleaseManifest:
         """The manifest alone; the release's files are not looked at. Raises Refused."""
@@ -78,15 +86,30 @@ class ReleaseStore:
 
     def current(self) -> str | None:
         """The live release's id. Raises Refused when CURRENT holds something else."""
+        release_id = self.pointer()
+        # Ids end in hexadecimal digits: a damaged one is another id, but of a release that is not here.
+        if release_id is not None and not (self.root / release_id).is_dir():
+            raise _bad_current(repr(release_id))
+        return release_id
+
+    def pointer(self) -> str | None:
+        """The id in CURRENT, whether there is such a release or not. Raises Refused for what is no id."""
         try:
-            text = (self.root / CURRENT).read_bytes().strip()
+            text = (self.root / CURRENT).read_bytes().removesuffix(b"\n")
         except FileNotFoundError:
             return None
         except OSError as error:
             raise _bad_current(str(error)) from error
-        if text and not _ID.fullmatch(text.decode("ascii", "replace")):
+        if not is_release_id(text.decode("ascii", "replace")):
             raise _bad_current(repr(text[:80]))
-        return text.decode("ascii") or None
+        return text.decode("ascii")
+
+    def last_seen(self) -> str | None:
+        """See `Releases`. The pointer is a file here, so there is nothing to wait for."""
+        try:
+            return self.current()
+        except Refused:
+            return None
 
     def comparable_live(self) -> ReleaseManifest | None:
         """The live release's manifest, to measure a candidate by. None when there is none or it is damaged:
@@ -104,7 +127,7 @@ class ReleaseStore:
         *,
         actor: str,
         reason: str,
-        expected_current: str | EllipsisType | None = ...,
+        expected_current: Expected = ...,
         registry_hash: str | None = None,
         min_rows_ratio: float = 0.5,
     ) -> ReleasePublished:
@@ -114,7 +137,7 @@ class ReleaseStore:
         `registry_hash` only for a release of that registry. Publishing what is live changes nothing.
         Raises Refused, then nothing has moved.
         """
-        candidate = read_release(self.directory(release_id)).manifest
+        candidate = read_release(self.directory(release_id), self._version_policy).manifest
         if registry_hash is not None:
             checks.registry(candidate.registry_hash, registry_hash)
         with self._locked():
@@ -122,16 +145,15 @@ class ReleaseStore:
             if current == release_id and (moves := self.audit()):
                 return moves[-1]
             live = self.comparable_live()
-            checks.not_stale(candidate.hour_ms, live)
-            checks.enough_rows(candidate.index.rows, live, min_rows_ratio)
-            return self._move(self._line(candidate, current, "publish", actor, reason))
+            check_candidate(candidate, live, min_rows_ratio)
+            return self._move(moved(candidate, current, "publish", (actor, reason), self._now_ms()))
 
     def rollback(
         self,
         *,
         actor: str,
         reason: str,
-        expected_current: str | EllipsisType | None = ...,
+        expected_current: Expected = ...,
         registry_hash: str | None = None,
     ) -> ReleasePublished:
         """Make the live release's predecessor live again; repeated, it goes further back.
@@ -144,14 +166,13 @@ class ReleaseStore:
             self._check_trail_leads_to(current)
             trail = self._trail()
             if len(trail) < 2:
-                fix = "Publish a release instead."
-                raise Refused("no_predecessor", "a release before the live one", "none", fix)
-            candidate = read_release(self.directory(trail[-2])).manifest
+                raise no_predecessor()
+            candidate = read_release(self.directory(trail[-2]), self._version_policy).manifest
             if registry_hash is not None:
                 checks.registry(candidate.registry_hash, registry_hash)
-            return self._move(self._line(candidate, current, "rollback", actor, reason))
+            return self._move(moved(candidate, current, "rollback", (actor, reason), self._now_ms()))
 
-    def retain(self, count: int) -> _Ids:
+    def retain(self, count: int) -> Ids:
         """Delete all but the `count` newest releases; returns what was deleted.
 
         The live release and its predecessor stay in any case. What others are still writing is not
@@ -168,9 +189,10 @@ class ReleaseStore:
                 self.directory(name).rename(self.root / (_DELETING + name))
             for leftover in self.root.glob(_DELETING + "*"):
                 shutil.rmtree(leftover)
+            sweep_staged(self.root, self._now_ms())
         return doomed
 
-    def audit(self) -> _Moves:
+    def audit(self) -> Moves:
         """Every move of CURRENT, in order."""
         lines = self._lines()
         successors = [line.previous_release_id for line in lines[1:]] + [self.current()]
@@ -180,9 +202,9 @@ class ReleaseStore:
         """Sorts by hour, which ids begin with, then by when it was built."""
         return release_id.split("-", maxsplit=1)[0], (self.directory(release_id) / READY).stat().st_mtime_ns
 
-    def _trail(self) -> _Ids:
+    def _trail(self) -> Ids:
         """The live release and, before it, those that a rollback goes back through."""
-        trail: _Ids = []
+        trail: Ids = []
         for line in self.audit():
             if line.action == "rollback":
                 trail = trail[:-1]
@@ -196,49 +218,46 @@ class ReleaseStore:
         if lines and current not in (lines[-1].release_id, lines[-1].previous_release_id):
             raise _bad_current(str(current))
 
-    def _expect(self, expected: str | EllipsisType | None) -> str | None:
+    def _expect(self, expected: Expected) -> str | None:
         current = self.current()
-        if not isinstance(expected, EllipsisType) and current != expected:
-            fix = "Somebody else published: look at what is live now, then decide again."
-            raise Refused("current_moved", f"{expected} to be live", str(current), fix)
+        check_expected(current, expected)
         return current
 
-    def _line(
-        self,
-        manifest: ReleaseManifest,
-        previous: str | None,
-        action: Literal["publish", "rollback"],
-        actor: str,
-        reason: str,
-    ) -> ReleasePublished:
-        return ReleasePublished(
-            release_id=manifest.release_id,
-            previous_release_id=previous,
-            tower_version=manifest.tower_version,
-            snapshot_id=manifest.snapshot_id,
-            action=action,
-            actor=actor,
-            reason=reason,
-            occurred_at_ms=self._now_ms(),
-        )
-
     def _move(self, line: ReleasePublished) -> ReleasePublished:
-        append_durably(self.root / AUDIT, line.model_dump_json().encode())
+        text = line.model_dump_json().encode()
+        append_durably(self.root / AUDIT, text)
+        append_digest(self.root / AUDIT, text)
         write_atomic(self.root / CURRENT, line.release_id.encode("ascii") + b"\n")
         return line
 
-    def _lines(self) -> _Moves:
+    def _lines(self) -> Moves:
+        while True:
+            text = self._audit_text()
+            try:
+                return self._checked_lines(text)
+            except Refused:
+                # NOTE: readers take no lock. What looks damaged may be a move that is being made.
+                if self._audit_text() == text:
+                    raise
+
+    def _audit_text(self) -> bytes:
         try:
-            text = (self.root / AUDIT).read_bytes()
+            return (self.root / AUDIT).read_bytes()
         except FileNotFoundError:
-            return []
+            return b""
+
+    def _checked_lines(self, text: bytes) -> Moves:
         # What stands after the last line break was cut off by a crash: its move never happened.
         complete = text.split(b"\n")[:-1]
         try:
-            return [ReleasePublished.model_validate_json(line) for line in complete]
+            lines = [ReleasePublished.model_validate_json(line) for line in complete]
         except ValidationError as error:
             fix = f"Restore {AUDIT} from a backup, or move it away to start a new trail."
-            raise Refused("bad_audit", "one move per line", str(error)[:300], fix) from error
+            raise Refused("bad_audit", f"one move per line of {AUDIT}", str(error)[:300], fix) from error
+        happened = bool(lines) and lines[-1].release_id == self.current()
+        if (self.root / AUDIT).exists():
+            check_digests(self.root / AUDIT, complete, unfinished=0 if happened else 1)
+        return lines
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ same id, whoever cuts them and however often.
 
 import hashlib
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -42,11 +43,15 @@ __all__ = [
     "SnapshotRows",
     "hour_name",
     "list_snapshots",
+    "newest_of_tiers",
     "read_snapshot",
     "retain_snapshots",
     "snapshot_manifest",
     "write_snapshot",
 ]
+
+
+_DAY_MS = 86_400_000
 
 
 def hour_name(hour_ms: int) -> str:
@@ -63,9 +68,11 @@ def write_snapshot(
     clock: Literal["event", "wall"],
     pin_inputs: list[str],
     offsets: Offsets,
+    source: Literal["stream", "batch"] = "stream",
 ) -> SnapshotManifest:
     """Write `root/<snapshot_id>`, atomically; cutting the same rows again changes nothing on disk.
 
+    `source` says whether they came from pin.embedded.v1 (`stream`) or were embedded all at once (`batch`).
     Raises Refused (`row_count`, `unknown_version`, `null_title`) for rows whose parts do not fit together.
     """
     rows = _sorted(_coherent(rows))
@@ -75,6 +82,7 @@ def write_snapshot(
         manifest = SnapshotManifest(
             snapshot_id="unnamed",
             tier=tier,
+            source=source,
             hour_ms=hour_ms,
             clock=clock,
             rows=len(rows),
@@ -125,28 +133,65 @@ def list_snapshots(root: Path) -> list[str]:
     return sorted(p.name for p in root.iterdir() if not p.name.startswith(".") and (p / READY).is_file())
 
 
-def retain_snapshots(root: Path, tier: str, count: int) -> list[str]:
-    """Delete all but the `count` newest snapshots of each tower version of a tier; returns what went.
+def newest_of_tiers(
+    root: Path, version: str, streamed: Collection[str] = ()
+) -> dict[str, SnapshotManifest]:
+    """Tier -> its newest snapshot with rows of this tower version only. The files are not looked at.
 
+    Of the `streamed` tiers only what their cutters wrote: a batch snapshot of such a tier is a base for the
+    cutter, and lacks what has come since.
+    """
+    mine = [
+        one
+        for one in _readable(root)
+        if set(one.versions) == {version} and not (one.source == "batch" and one.tier in streamed)
+    ]
+    return {one.tier: one for one in sorted(mine, key=_age)}
+
+
+def retain_snapshots(root: Path, tier: str, count: int, days: int = 0) -> list[str]:
+    """Delete the old snapshots of each tower version of a tier; returns what went.
+
+    The `count` newest stay, and of those before them the last of each day (UTC), for the `days` newest days.
     A release does not need its snapshot any more: it has the files itself.
     """
-    newest: dict[tuple[str, ...], int] = {}
+    seen: dict[tuple[str, ...], int] = {}
+    days_seen: dict[tuple[str, ...], list[int]] = {}
     deleted: list[str] = []
-    manifests: list[SnapshotManifest] = []
-    for name in list_snapshots(root):
-        with suppress(Refused):  # a damaged one is somebody's evidence: it is not ours to delete
-            manifests.append(snapshot_manifest(root, name))
-    for manifest in sorted(manifests, key=lambda one: (one.hour_ms, one.newest_ingest_ms), reverse=True):
+    for manifest in sorted(_readable(root), key=_age, reverse=True):
         if manifest.tier != tier:
             continue
         versions = tuple(sorted(manifest.versions))
-        newest[versions] = newest.get(versions, 0) + 1
-        if newest[versions] > count:
-            # READY first: from here on nobody takes it for a snapshot, however far the deletion gets.
-            (root / manifest.snapshot_id / READY).unlink()
-            shutil.rmtree(root / manifest.snapshot_id)
-            deleted.append(manifest.snapshot_id)
+        seen[versions] = seen.get(versions, 0) + 1
+        known, day = days_seen.setdefault(versions, []), manifest.hour_ms // _DAY_MS
+        last_of_day = day not in known
+        if last_of_day:
+            known.append(day)
+        if seen[versions] <= count or (last_of_day and len(known) <= days):
+            continue
+        # READY first: from here on nobody takes it for a snapshot, however far the deletion gets.
+        (root / manifest.snapshot_id / READY).unlink()
+        shutil.rmtree(root / manifest.snapshot_id)
+        deleted.append(manifest.snapshot_id)
     return deleted
+
+
+def _readable(root: Path) -> list[SnapshotManifest]:
+    """Of the finished ones those whose manifest is whole: a damaged one is somebody's evidence, not ours."""
+    manifests: list[SnapshotManifest] = []
+    for name in list_snapshots(root):
+        with suppress(Refused):
+            manifests.append(snapshot_manifest(root, name))
+    return manifests
+
+
+def _age(manifest: SnapshotManifest) -> tuple[int, int, bool, int, str]:
+    """Sorts oldest first. Of one hour and one newest event a cut from the stream is the newer: it covers
+    what the batch job embedded and what came since.
+    """
+    covered = sum(sum(partitions.values()) for partitions in manifest.offsets.values())
+    stream = manifest.source == "stream"
+    return manifest.hour_ms, manifest.newest_ingest_ms, stream, covered, manifest.snapshot_id
 
 
 def _coherent(rows: SnapshotRows) -> SnapshotRows:

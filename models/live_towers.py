@@ -1,12 +1,16 @@
 """LIVE: which tower versions the enrichment worker embeds with, the serving one first."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from schemas.artefacts import write_atomic
 from schemas.errors import Refused
+from schemas.file_locks import locked
 
 _FILE = "LIVE"
+_LOCK = ".LIVE.lock"
 
 
 def read_live_towers(root: Path) -> list[str]:
@@ -32,8 +36,43 @@ def read_live_towers(root: Path) -> list[str]:
     return versions
 
 
+class LockedLiveTowers:
+    """LIVE while nobody else may write it; `locked_live_towers` gives one."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self) -> list[str]:
+        """See `read_live_towers`."""
+        return read_live_towers(self._root)
+
+    def write(self, versions: list[str]) -> None:
+        """Replace LIVE atomically; nothing is written when it says so already.
+
+        Raises Refused when a version has no checkpoint here, or stands twice.
+        """
+        _check(self._root, versions)
+        text = (json.dumps(versions) + "\n").encode("ascii")
+        path = self._root / _FILE
+        if not path.is_file() or path.read_bytes() != text:
+            write_atomic(path, text)
+
+
+@contextmanager
+def locked_live_towers(root: Path) -> Iterator[LockedLiveTowers]:
+    """For whoever reads LIVE to write it: nobody else writes it, or publishes by it, meanwhile."""
+    with locked(root / _LOCK):
+        yield LockedLiveTowers(root)
+
+
 def write_live_towers(root: Path, versions: list[str]) -> None:
-    """Replace LIVE atomically. Raises Refused when a version has no checkpoint here, or stands twice."""
+    """Replace LIVE, whatever it says now. Raises Refused as `LockedLiveTowers.write` does."""
+    _check(root, versions)  # before a lock file is made where no towers are
+    with locked_live_towers(root) as live:
+        live.write(versions)
+
+
+def _check(root: Path, versions: list[str]) -> None:
     missing = [version for version in versions if not (root / version / "manifest.json").is_file()]
     if missing or len(set(versions)) != len(versions) or not versions:
         raise Refused(
@@ -42,4 +81,3 @@ def write_live_towers(root: Path, versions: list[str]) -> None:
             came=", ".join(missing or versions) or "none",
             fix="`skewless towers list` shows the checkpoints that are there.",
         )
-    write_atomic(root / _FILE, (json.dumps(versions) + "\n").encode("ascii"))

@@ -22,6 +22,8 @@ from .manifests import FileEntry
 
 MANIFEST = "manifest.json"
 READY = "READY"
+STAGED_PREFIX = ".staged-"
+"""Directories that are being written; a killed writer leaves one behind."""
 
 _CHUNK_BYTES = 1 << 20
 """Large enough that hashing releases the interpreter lock and a serving thread keeps running."""
@@ -125,7 +127,7 @@ def _format_of(text: bytes) -> int | None:
 def staged(parent: Path) -> Iterator[Path]:
     """A fresh hidden directory inside `parent` to write into; gone afterwards unless it was published."""
     parent.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix=".staged-", dir=parent))
+    directory = Path(tempfile.mkdtemp(prefix=STAGED_PREFIX, dir=parent))
     # mkdtemp closes it to everyone else; a server may run as another user than the builder.
     directory.chmod(0o755)
     try:
@@ -147,10 +149,12 @@ def publish_staged(directory: Path, final: Path) -> None:
     try:
         directory.rename(final)
     except OSError:
-        # A non-empty directory cannot be renamed over: somebody was here first.
+        # A non-empty directory cannot be renamed over: somebody was here first. Or the renaming was
+        # reported as failed and was not: then what was staged is no longer there.
         if not final.is_dir():
             raise
-        _refuse_unless_same(directory, final)
+        if directory.is_dir():
+            _refuse_unless_same(directory, final)
     _fsync(final.parent)
 
 

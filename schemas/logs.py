@@ -56,6 +56,12 @@ class RankingLog(BaseModel):
         """(Query, Pin) pairs in this answer whose embeddings came from different tower versions."""
         return sum(ad.tower_version != self.query_tower_version for ad in self.ads)
 
+    def mixed_scored(self) -> int:
+        """The same of all pairs that were scored for this answer, served or not."""
+        return sum(
+            count for version, count in self.version_mix.items() if version != self.query_tower_version
+        )
+
 
 class ReleasePublished(BaseModel):
     """CURRENT moved: a publish or a rollback."""

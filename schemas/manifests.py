@@ -124,9 +124,9 @@ class TierPart(Manifest):
 class ReleaseManifest(Manifest):
     """Query tower, Pin index, calibration, registry, snapshots and offsets that belong together.
 
-    `snapshot_id`, `tier`, `hour_ms` and the newest moments are those of the freshest tier, `offsets` what
-    all tiers together cover (of each partition the least); `tiers` has each by itself. Format 1 knew one
-    tier and no policy.
+    `tier`, `hour_ms` and the newest moments are those of the freshest tier, `snapshot_id` the ids of all,
+    the freshest first, joined by `+`, `offsets` what all of them together cover (of each partition the
+    least); `tiers` has each by itself. Format 1 knew one tier and no policy.
     """
 
     format: Annotated[int, Field(ge=1, le=RELEASE_FORMAT)] = RELEASE_FORMAT

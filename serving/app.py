@@ -10,13 +10,14 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from schemas.errors import Refused
+from schemas.errors import Refused, RetryableError
 from schemas.ranking import Problem, RankRequest, RankResponse
 
 from . import problems, rank_route
 from .body_limit import BodyLimit
 from .parts import ServingParts
 from .routes import health_routes, page_routes, release_routes
+from .shard_routes import shard_routes
 
 VERSION = "0.1.0"
 
@@ -31,15 +32,17 @@ def create_app(parts: ServingParts) -> FastAPI:
         parts.close()
 
     app = FastAPI(title="Skewless", version=VERSION, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.router.routes.insert(
-        0, Route(rank_route.PATH, rank_route.RankEndpoint(parts.pipeline, parts.recorder))
+    answering = rank_route.RankEndpoint(
+        parts.pipeline, parts.recorder, in_threads=parts.config.leaves is not None
     )
-    for router in (health_routes(parts), release_routes(parts), page_routes()):
+    app.router.routes.insert(0, Route(rank_route.PATH, answering))
+    for router in (health_routes(parts), release_routes(parts), shard_routes(parts), page_routes()):
         app.include_router(router)
     app.add_middleware(BodyLimit)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(RequestValidationError, problems.on_invalid_parameters)
     app.add_exception_handler(Refused, problems.on_refused)
+    app.add_exception_handler(RetryableError, problems.on_unreachable)
     app.add_exception_handler(Exception, problems.on_bug)
     _document_rank(app)
     return app
@@ -60,7 +63,8 @@ def _rank_operation() -> dict[str, Any]:
     def content(model: str, media_type: str = "application/json") -> dict[str, Any]:
         return {media_type: {"schema": {"$ref": f"#/components/schemas/{model}"}}}
 
-    errors = {413: "body above 1 MiB", 415: "not JSON", 422: "not a RankRequest", 503: "no release yet"}
+    errors = {413: "body above 1 MiB", 415: "not JSON", 422: "not a RankRequest"}
+    errors[503] = "no release yet, or no shard answered"
     return {
         "tags": ["ranking"],
         "operationId": "rank",

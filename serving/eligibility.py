@@ -20,6 +20,9 @@ from .ledger import SpendLedger
 Records = npt.NDArray[np.void]
 Codes = npt.NDArray[np.uint8]
 
+Key = tuple[int, int, int]
+"""Age band, stretch of time between two starts or ends of flights, day."""
+
 MASKS_KEPT = 32
 
 
@@ -90,13 +93,21 @@ class Eligibility:
         self._ledger = ledger
         times = np.concatenate([attributes["starts_at_ms"], attributes["ends_at_ms"]])
         self._boundaries = np.unique(times[times > 0])
-        self._masks: OrderedDict[tuple[int, int, int], Mask] = OrderedDict()
+        self._masks: OrderedDict[Key, Mask] = OrderedDict()
         self._lock = threading.Lock()
+
+    def of_other(self, attributes: Records) -> "Eligibility":
+        """The same rules and the same ledger for other rows."""
+        return Eligibility(attributes, self._reserve_micros, self._ledger)
+
+    def key(self, age_band: int, at_ms: int) -> Key:
+        """What decides a mask: two moments with equal keys have the same one."""
+        stretch = int(self._boundaries.searchsorted(at_ms, side="right"))
+        return age_band, stretch, self._ledger.day_of(at_ms)
 
     def mask(self, age_band: int, at_ms: int) -> Mask:
         """Eligibility of every row for `age_band` at `at_ms`."""
-        stretch = int(self._boundaries.searchsorted(at_ms, side="right"))
-        key = (age_band, stretch, self._ledger.day_of(at_ms))
+        key = self.key(age_band, at_ms)
         with self._lock:
             found = self._masks.get(key)
             if found is None:

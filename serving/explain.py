@@ -10,6 +10,7 @@ from schemas.ranking import StageTrace
 
 from .eligibility import Rule
 from .live_release import LiveRelease
+from .local_inventory import Delta
 from .ranked import Ranked
 
 REQUESTS_KEPT = 2_000
@@ -35,6 +36,10 @@ class PinFate(BaseModel):
     outcome: str
     reason: str
     figures: dict[str, float] = {}
+    delta: Delta | None = None
+    """What the delta segment does to the Pin now: newer attributes over its row, a newer embedding that
+    supersedes its row, or a Pin that the release does not hold. None: nothing, or the release is gone.
+    """
 
 
 class Explanation(BaseModel):
@@ -99,12 +104,17 @@ def explain(ranked: Ranked, pin_id: int | None, release: LiveRelease | None) -> 
 def pin_fate(ranked: Ranked, pin_id: int, release: LiveRelease | None) -> PinFate:
     """The stage that decided about `pin_id`, and why."""
     on_shortlist = np.flatnonzero(ranked.shortlist_pins == pin_id)
-    if len(on_shortlist):
-        return _auction_fate(ranked, pin_id, int(on_shortlist[0]))
     retrieved = np.flatnonzero(ranked.retrieved_pins == pin_id)
-    if len(retrieved):
-        return _l1_fate(ranked, pin_id, int(retrieved[0]))
-    return _retrieval_fate(ranked, pin_id, release)
+    if len(on_shortlist):
+        fate = _auction_fate(ranked, pin_id, int(on_shortlist[0]))
+    elif len(retrieved):
+        fate = _l1_fate(ranked, pin_id, int(retrieved[0]))
+    else:
+        return _retrieval_fate(ranked, pin_id, release)
+    if release is None:
+        return fate
+    found = release.shelf.view.standing(pin_id, ranked.asker.age_band, ranked.occurred_at_ms)
+    return fate.model_copy(update={"delta": None if found is None else found.delta})
 
 
 def _auction_fate(ranked: Ranked, pin_id: int, row: int) -> PinFate:
@@ -152,16 +162,24 @@ def _retrieval_fate(ranked: Ranked, pin_id: int, release: LiveRelease | None) ->
     if release is None:
         text = "its release is not served any more; at that time it was filtered out or not retrieved"
         return PinFate(pin_id=pin_id, stage="retrieval", outcome="release_gone", reason=text)
-    rows = np.flatnonzero(release.ads.pin_id == pin_id)
-    if not len(rows):
-        text = "the release's index does not hold this Pin"
+    if not len(release.index.attributes):
+        text = "its shard filtered it out or did not retrieve it, or holds no such Pin; a root cannot tell"
+        return PinFate(pin_id=pin_id, stage="retrieval", outcome="on_a_shard", reason=text)
+    found = release.shelf.view.standing(pin_id, ranked.asker.age_band, ranked.occurred_at_ms)
+    if found is None:
+        text = "neither the release's index nor the delta segment over it holds this Pin"
         return PinFate(pin_id=pin_id, stage="retrieval", outcome="not_in_index", reason=text)
-    row = int(rows[0])
-    mask = release.eligibility.mask(ranked.asker.age_band, ranked.occurred_at_ms)
-    rule = Rule(int(mask.codes[row]))
-    if rule is not Rule.ELIGIBLE:
-        return PinFate(pin_id=pin_id, stage="retrieval", outcome=rule.name.lower(), reason=_RULES[rule])
-    dot = float(release.index.vectors[row].astype(np.float32) @ ranked.query)
+    if found.rule is not Rule.ELIGIBLE:
+        outcome, reason = found.rule.name.lower(), _RULES[found.rule]
+        return PinFate(pin_id=pin_id, stage="retrieval", outcome=outcome, reason=reason, delta=found.delta)
+    dot = float(found.vector.astype(np.float32) @ ranked.query)
     text = "eligible, but its embedding is too far from the query's to be retrieved"
     figures = {"dot": dot, "retrieved": float(len(ranked.retrieved_pins))}
-    return PinFate(pin_id=pin_id, stage="retrieval", outcome="not_retrieved", reason=text, figures=figures)
+    return PinFate(
+        pin_id=pin_id,
+        stage="retrieval",
+        outcome="not_retrieved",
+        reason=text,
+        figures=figures,
+        delta=found.delta,
+    )

@@ -11,75 +11,29 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import torch
 
 from features.registry import FeatureRegistry
 from features.user_state import contexts, empty_users
 from index.loading import load_index
-from index.releases import ReleaseStore
-from index.vector_index import Bitmap
+from index.release_contract import Releases
 from models.predictor import QueryTower
 from schemas.errors import Refused
 from schemas.events import AGE_BANDS
 from schemas.manifests import ReleaseManifest
+from schemas.tiers import VersionPolicy
 
 from .auction import AuctionPolicy
 from .eligibility import Eligibility
+from .fresh_inventory import Shelf
+from .inventory import Inventory
 from .ledger import SpendLedger
+from .local_inventory import Ads, LocalInventory, SearchableIndex, exact_dots
+from .version_policy import check_policy
 
 Records = npt.NDArray[np.void]
 Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
 
 WARM_QUERIES = 3
-
-
-class SearchableIndex(Protocol):
-    """What serving needs of `index.loading.LoadedIndex`."""
-
-    @property
-    def manifest(self) -> ReleaseManifest:
-        """The release that the index belongs to."""
-        ...
-
-    @property
-    def tower_version(self) -> str:
-        """The version that every row was proved to be of."""
-        ...
-
-    @property
-    def versions(self) -> list[str]:
-        """The distinct tower versions of the rows."""
-        ...
-
-    @property
-    def version_code(self) -> npt.NDArray[np.uint8]:
-        """Each row's own tag, an index into `versions`."""
-        ...
-
-    @property
-    def attributes(self) -> Records:
-        """`index.snapshots.ATTRIBUTES`, one row a Pin."""
-        ...
-
-    @property
-    def vectors(self) -> npt.NDArray[np.float16]:
-        """L1 matrix, shape (rows, dimension)."""
-        ...
-
-    @property
-    def titles(self) -> pa.StringArray:
-        """Titles, in row order."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        ...
-
-    def search(self, query: Floats, k: int, allowed: Bitmap | None) -> tuple[Floats, Rows]:
-        """Dot products and row numbers of the k best allowed rows."""
-        ...
 
 
 class QueryEmbedder(Protocol):
@@ -100,22 +54,6 @@ class QueryEmbedder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Ads:
-    """What an auction needs of every row, one contiguous array a field: gathering from them is cheap."""
-
-    pin_id: Rows
-    advertiser_id: Rows
-    bid_micros: Rows
-    daily_budget_micros: Rows
-
-    @classmethod
-    def of(cls, attributes: Records) -> "Ads":
-        """Columns of `attributes`."""
-        names = ("pin_id", "advertiser_id", "bid_micros", "daily_budget_micros")
-        return cls(*(np.ascontiguousarray(attributes[name]) for name in names))
-
-
 @dataclass(frozen=True, eq=False)
 class LiveRelease:
     """A release ready to answer. Make it with `assemble`, which checks that its parts fit."""
@@ -123,7 +61,9 @@ class LiveRelease:
     index: SearchableIndex
     query_tower: QueryEmbedder
     eligibility: Eligibility
-    ads: Ads
+    local: LocalInventory
+    shelf: Shelf
+    """Where a refresh puts the view that requests take."""
     version_mix: dict[str, int]
     """Rows per tower version, counted from the rows' own tags."""
     coverage: dict[str, float]
@@ -140,12 +80,22 @@ class LiveRelease:
         """Id of the release."""
         return self.index.manifest.release_id
 
+    @property
+    def pin_tower_version(self) -> str:
+        """What the index was proved to be of."""
+        return self.index.tower_version
+
+    def inventory(self) -> Inventory:
+        """The Pins as they are now: a request asks once and keeps what it got."""
+        return self.shelf.view
+
     def __len__(self) -> int:
         """Number of Pins."""
-        return len(self.ads.pin_id)
+        return len(self.local)
 
     def close(self) -> None:
         """Let go of the release's memory: called when its last lease has ended."""
+        self.shelf.close()
         self.index.close()
         self.eligibility.close()
 
@@ -204,6 +154,7 @@ class Assembly:
     policy: AuctionPolicy
     ledger: SpendLedger
     now_ms: Callable[[], int]
+    version_policy: VersionPolicy = "enforce"
 
 
 def assemble(
@@ -211,11 +162,15 @@ def assemble(
 ) -> LiveRelease:
     """Check, put together and warm one release. Raises Refused when the parts do not fit."""
     check_fits(index, tower, assembly.registry_hash)
+    check_policy(index.manifest, version_mix(index), assembly.version_policy)
+    eligibility = Eligibility(index.attributes, assembly.policy.reserve_micros, assembly.ledger)
+    local = LocalInventory(index, Ads(index.attributes), eligibility)
     release = LiveRelease(
         index=index,
         query_tower=tower,
-        eligibility=Eligibility(index.attributes, assembly.policy.reserve_micros, assembly.ledger),
-        ads=Ads.of(index.attributes),
+        eligibility=eligibility,
+        local=local,
+        shelf=Shelf(local),
         version_mix=version_mix(index),
         coverage=feature_coverage(index.attributes, pin_inputs),
         loaded_at_ms=assembly.now_ms(),
@@ -236,13 +191,6 @@ def feature_coverage(attributes: Records, pin_inputs: tuple[str, ...]) -> dict[s
     return {name: float(((masks >> bit) & 1).mean()) for bit, name in enumerate(pin_inputs)}
 
 
-def exact_dots(release: LiveRelease, rows: Rows, query: Floats) -> Floats:
-    """Dot products of `query` with the L1 vectors of `rows`, in float32."""
-    # torch widens fp16 with the processor's own instruction, numpy in software (9 times as long).
-    dots: Floats = torch.from_numpy(release.index.vectors[rows]).float().numpy() @ query
-    return dots
-
-
 def warm(release: LiveRelease, at_ms: int) -> None:
     """Run every path that a request takes, so that the first request does not pay for cold memory.
 
@@ -255,7 +203,7 @@ def warm(release: LiveRelease, at_ms: int) -> None:
     for query in queries:
         for bitmap in (None, bitmaps[0], bitmaps[-1]):
             dots, rows = release.index.search(query, 1_000, bitmap)
-            exact = exact_dots(release, rows, query)
+            exact = exact_dots(release.index.vectors[rows], query)
             if not (np.isfinite(dots).all() and np.isfinite(exact).all()):
                 raise Refused(
                     "not_finite",
@@ -269,13 +217,18 @@ def warm(release: LiveRelease, at_ms: int) -> None:
 class ReleaseLoader:
     """Reads releases and towers from disk and makes `LiveRelease`s of them."""
 
-    releases: ReleaseStore
+    releases: Releases
     towers: Path
     registry: FeatureRegistry
     assembly: Assembly
 
     def load(self, release_id: str) -> LiveRelease:
         """Load → check → warm. Raises Refused for a release that is broken or does not fit."""
-        index = load_index(self.releases, release_id, registry_hash=self.registry.content_hash)
+        index = load_index(
+            self.releases,
+            release_id,
+            registry_hash=self.registry.content_hash,
+            version_policy=self.assembly.version_policy,
+        )
         tower = QueryTower.load(self.towers, index.manifest.tower_version, self.registry)
         return assemble(index, tower, tuple(tower.manifest.pin_inputs), self.assembly)

@@ -6,13 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
+import numpy.typing as npt
+
 from features.registry import FeatureRegistry
 from features.store import RecordStore
+from features.tier_slices import tier_codes
 from index.handle import Handle
+from index.release_contract import Releases
 from index.releases import ReleaseStore
-from schemas.errors import Refused
+from models.live_towers import read_live_towers
+from schemas.errors import Refused, RetryableError
+from schemas.tiers import Tiers, VersionPolicy, single_tier
 
 from .clock import Clock
+from .delta_follower import DeltaFollower
+from .delta_reader import DeltaPolicy, FreshFeed
 from .explain import Explanation, Explanations, explain
 from .ledger import SpendLedger
 from .live_release import Assembly, Awaiting, LiveRelease, ReleaseLoader, Served
@@ -21,11 +30,16 @@ from .ranked import Ranked
 from .ranking_log import LogLimits, RankingLogWriter
 from .recent import RecentRequests
 from .recorder import Recorder
-from .release_watcher import ReleaseWatcher
+from .release_watcher import ReleaseWatcher, Source
+from .remote_leaves import Leaves
+from .rollover_status import read_rollover
+from .root_release import behind_leaves
 from .status import Status, WorkerStatus, status_of
 from .swaps import SwapHistory
 from .telemetry import ServingTelemetry
+from .tier_facts import Before
 from .user_reader import UserReader
+from .version_lag import version_order
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,15 @@ class ServingConfig:
     admin_token: str | None = None
     embedded_broker: bool = False
     worker_status: WorkerStatus | None = None
+    version_policy: VersionPolicy = "enforce"
+    tiers: Tiers | None = None
+    releases: Releases | None = None
+    """None: on this machine's disk, in `data`."""
+    leaves: Leaves | None = None
+    """Where the Pins lie when they do not lie in this process: then it is a root."""
+    fresh: Callable[[], FreshFeed] | None = None
+    """Connects to the topics that the delta segment is read from; None: what is served is the release."""
+    delta: DeltaPolicy = field(default_factory=DeltaPolicy)
     new_request_id: Callable[[], str] = lambda: uuid4().hex
 
 
@@ -52,12 +75,14 @@ class ServingParts:
 
     config: ServingConfig
     handle: Handle[Served]
-    releases: ReleaseStore
+    releases: Releases
     ledger: SpendLedger
     pipeline: Pipeline
     recorder: Recorder
     history: SwapHistory
     watcher: ReleaseWatcher
+    follower: DeltaFollower | None = None
+    """What keeps the delta segment new; None on a server without one."""
 
     @property
     def clock(self) -> Clock:
@@ -77,7 +102,7 @@ class ServingParts:
     def current(self) -> str | None:
         """What CURRENT names; for display, so None too when it cannot be read: the history says why."""
         try:
-            return self.releases.current()
+            return self.releases.last_seen()
         except (Refused, OSError):
             return None
 
@@ -91,21 +116,41 @@ class ServingParts:
     def status(self) -> Status:
         """The whole state of the server."""
         worker = self.config.worker_status
-        found = status_of(self.live(), self.current(), self.recorder, self.history, self.clock)
+        live = self.live()
+        found = status_of(
+            live, self.watcher.facts_of(live), self.current(), self.recorder, self.history, self.clock
+        )
         return found.model_copy(
             update={
                 "embedded_broker": self.config.embedded_broker,
                 "worker": None if worker is None else worker(),
+                "version_policy": self.config.version_policy,
+                "delta": None if self.follower is None else self.follower.status(),
+                "rollover": read_rollover(self.config.data, self.clock.now_ms()),
             }
         )
 
+    def metrics(self) -> tuple[bytes, str]:
+        """The Prometheus exposition and its content type."""
+        now_ms, telemetry = self.clock.now_ms(), self.config.telemetry
+        telemetry.rollover.show(read_rollover(self.config.data, now_ms))
+        return telemetry.exposition(self.live(), now_ms)
+
     def start(self) -> None:
-        """Begin to follow CURRENT."""
+        """Begin to follow CURRENT, and the leaves of a root."""
+        if self.config.leaves is not None:
+            self.config.leaves.start()
+        if self.follower is not None:
+            self.follower.start()
         self.watcher.start(self.config.poll_seconds)
 
     def close(self) -> None:
         """Stop following CURRENT and put the ranking log on disk."""
         self.watcher.close()
+        if self.follower is not None:
+            self.follower.close()
+        if self.config.leaves is not None:
+            self.config.leaves.close()
         self.recorder.ranking_log.close()
 
 
@@ -116,9 +161,19 @@ def build_parts(config: ServingConfig) -> ServingParts:
     clock, ledger, history = config.clock, SpendLedger(), SwapHistory()
     telemetry = config.telemetry
     handle: Handle[Served] = Handle(Awaiting(), retired.append)
-    releases = ReleaseStore(config.data / "releases")
-    assembly = Assembly(config.registry.content_hash, config.policy.auction, ledger, clock.now_ms)
+    releases = config.releases or ReleaseStore(config.data / "releases")
+    assembly = Assembly(
+        config.registry.content_hash, config.policy.auction, ledger, clock.now_ms, config.version_policy
+    )
+    telemetry.release.policy(config.version_policy)
     loader = ReleaseLoader(releases, config.data / "towers", config.registry, assembly)
+    current: Callable[[], str | None] = releases.current
+    load: Callable[[str], LiveRelease] = loader.load
+    if config.leaves is not None:
+        current, load = behind_leaves(config.leaves, loader)
+    follower = None if config.leaves is not None else delta_follower(config)
+    if follower is not None:
+        load = caught_up(load, follower)
     log = RankingLogWriter(config.data / "logs", config.log_limits, telemetry.log_row_dropped)
     return ServingParts(
         config=config,
@@ -130,13 +185,50 @@ def build_parts(config: ServingConfig) -> ServingParts:
         ),
         recorder=Recorder(telemetry, RecentRequests(), Explanations(), log, clock),
         history=history,
+        follower=follower,
         watcher=ReleaseWatcher(
-            releases.current,
-            loader.load,
+            Source(current, load, releases.last_seen),
             handle,
             history=history,
             telemetry=telemetry,
             clock=clock,
             retired=retired,
+            before=lambda now_ms, newest_ms: Before(
+                now_ms, newest_ms, _version_order(releases, config.data / "towers"), config.tiers
+            ),
         ),
     )
+
+
+def delta_follower(config: ServingConfig) -> DeltaFollower | None:
+    """What keeps the delta segment new, or None without topics to read it from."""
+    if config.fresh is None:
+        return None
+    telemetry, tiers = config.telemetry, config.tiers
+
+    def became(pin_ids: npt.NDArray[np.int64], seconds: npt.NDArray[np.float64]) -> None:
+        declared = tiers or single_tier("realtime")
+        owners = tier_codes(pin_ids, declared)
+        by_tier = {tier.name: seconds[owners == place] for place, tier in enumerate(declared.tiers)}
+        telemetry.release.servable("delta", {name: own for name, own in by_tier.items() if len(own)})
+
+    return DeltaFollower(config.fresh, config.delta, config.clock, telemetry.delta.show, became)
+
+
+def caught_up(load: Callable[[str], LiveRelease], follower: DeltaFollower) -> Callable[[str], LiveRelease]:
+    """`load`, and then the release's delta segment, as far as it comes within the time that it has."""
+
+    def load_both(release_id: str) -> LiveRelease:
+        release = load(release_id)
+        follower.prepare(release)
+        return release
+
+    return load_both
+
+
+def _version_order(releases: Releases, towers: Path) -> list[str]:
+    """Tower versions, oldest first; none where the files that say so cannot be read."""
+    try:
+        return version_order(releases.audit(), read_live_towers(towers))
+    except (Refused, RetryableError, OSError):
+        return []

@@ -1,24 +1,27 @@
 """The spine: lease → query tower → retrieval → L1 → auction → answer and log.
 
-One lease per request: `rank` takes it once, and every stage below gets its tower, index, calibration and
-eligibility from that one `LiveRelease`. Nothing here looks a release up by name.
+One lease per request: `rank` takes it once, and every stage below gets its tower, calibration and
+Pins from that one release: `inventory()` is asked once, so no request sees half a refresh. Nothing here
+looks a release up by name, or knows whether its Pins lie in this process.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from index.handle import Handle
 from schemas.errors import Refused
+from schemas.manifests import Calibration, ReleaseManifest
 from schemas.ranking import RankRequest
 
 from .auction import AuctionPolicy, AuctionResult, Candidates, hold_auction, pctr_parts_per_billion
 from .clock import Clock
-from .eligibility import Rule
+from .inventory import Described, Found, Inventory
 from .ledger import Charge, SpendLedger
-from .live_release import Awaiting, LiveRelease, Served, exact_dots
+from .live_release import Awaiting, QueryEmbedder
 from .ranked import Provenance, Ranked, Sold, Stage
 from .user_reader import Asker, UserReader
 
@@ -48,21 +51,45 @@ class FunnelPolicy:
 
 
 @dataclass(frozen=True)
-class Retrieved:
-    """Rows that retrieval found, best first by the index, and whether the mask allows them (it should)."""
-
-    rows: Rows
-    eligible: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
 class Shortlist:
-    """What L1 kept: rows of the index, exact dot products, and calibrated probabilities."""
+    """What L1 kept: rows of the inventory, what they are, exact dot products, calibrated probabilities."""
 
     rows: Rows
+    ads: Described
     dots: Floats
     pctr: npt.NDArray[np.float64]
     eligible: npt.NDArray[np.bool_]
+
+
+class Answering(Protocol):
+    """What a request needs of a release, wherever its Pins lie."""
+
+    @property
+    def manifest(self) -> ReleaseManifest:
+        """The release's manifest."""
+        ...
+
+    @property
+    def query_tower(self) -> QueryEmbedder:
+        """What computes the query embedding."""
+        ...
+
+    @property
+    def pin_tower_version(self) -> str:
+        """What the Pins' embeddings were proved to be of."""
+        ...
+
+    def inventory(self) -> Inventory:
+        """The Pins as they are now, as one view that does not change."""
+        ...
+
+
+class Leasing(Protocol):
+    """Gives out leases on what is current: an `index.handle.Handle`."""
+
+    def lease(self) -> AbstractContextManager[Answering | Awaiting]:
+        """What is current, held for one request."""
+        ...
 
 
 class _Laps:
@@ -87,7 +114,7 @@ class Pipeline:
 
     def __init__(
         self,
-        handle: Handle[Served],
+        handle: Leasing,
         users: UserReader,
         ledger: SpendLedger,
         policy: FunnelPolicy,
@@ -106,17 +133,18 @@ class Pipeline:
         with self._handle.lease() as release:
             if isinstance(release, Awaiting):
                 raise NoRelease
-            return self._funnel(release, request)
+            return self._funnel(release, release.inventory(), request)
 
-    def _funnel(self, release: LiveRelease, request: RankRequest) -> Ranked:
+    def _funnel(self, release: Answering, inventory: Inventory, request: RankRequest) -> Ranked:
         now_ms = self._clock.now_ms()
         at_ms = now_ms if request.occurred_at_ms is None else request.occurred_at_ms
         laps = _Laps(self._clock.seconds)
         asker = self._users.read(request, at_ms)
         query = embed_query(release, asker, laps)
-        retrieved = retrieve(release, query, asker.age_band, at_ms, self._policy.retrieve, laps)
-        shortlist, dots = score_l1(release, query, retrieved, self._policy.keep, laps)
-        sale = self._sell(release, shortlist, request.slots, at_ms, laps)
+        found = retrieve(inventory, query, asker.age_band, at_ms, self._policy.retrieve, laps)
+        ads = inventory.describe(found.rows)
+        shortlist = score_l1(release.manifest.calibration, found, ads, self._policy.keep, laps)
+        sale = self._sell(inventory, shortlist, request.slots, at_ms, laps)
         return Ranked(
             request=request,
             request_id=request.request_id or self._new_request_id(),
@@ -125,40 +153,44 @@ class Pipeline:
             provenance=provenance(release),
             asker=asker,
             query=query,
-            retrieved_pins=release.ads.pin_id[retrieved.rows],
-            retrieved_dots=dots,
-            shortlist_pins=release.ads.pin_id[shortlist.rows],
+            retrieved_pins=ads.pin_id,
+            retrieved_dots=found.dots,
+            shortlist_pins=shortlist.ads.pin_id,
             sale=sale,
-            ads=sold(release, shortlist, sale),
+            ads=sold(inventory, shortlist, sale),
+            version_mix=version_mix(inventory.versions, ads),
+            coverage=inventory.coverage(),
             stages=tuple(laps.stages),
             duration_seconds=laps.total(),
         )
 
     def _sell(
-        self, release: LiveRelease, shortlist: Shortlist, slots: int, at_ms: int, laps: _Laps
+        self, inventory: Inventory, shortlist: Shortlist, slots: int, at_ms: int, laps: _Laps
     ) -> AuctionResult:
         """Hold the auction over what the ledger says is left, and charge the winners, under one lock."""
-        ads, rows = release.ads, shortlist.rows
-        pins, advertisers = ads.pin_id[rows], ads.advertiser_id[rows]
-        bids, budgets = ads.bid_micros[rows], ads.daily_budget_micros[rows]
+        ads, rows = shortlist.ads, shortlist.rows
         parts = pctr_parts_per_billion(shortlist.pctr)
         day = self._ledger.day_of(at_ms)
         with self._ledger.lock:
-            left = budgets - np.array(self._ledger.spent(day, pins.tolist()), np.int64)
-            candidates = Candidates(pins, advertisers, bids, parts, left, shortlist.eligible)
+            left = ads.daily_budget_micros - np.array(self._ledger.spent(day, ads.pin_id.tolist()), np.int64)
+            candidates = Candidates(
+                ads.pin_id, ads.advertiser_id, ads.bid_micros, parts, left, shortlist.eligible
+            )
             sale = hold_auction(candidates, slots, self._policy.auction)
             won = [win.row for win in sale.wins]
             prices = [win.price_micros for win in sale.wins]
-            self._ledger.charge(day, map(Charge, pins[won].tolist(), advertisers[won].tolist(), prices))
+            self._ledger.charge(
+                day, map(Charge, ads.pin_id[won].tolist(), ads.advertiser_id[won].tolist(), prices)
+            )
         left[won] -= np.array(prices, np.int64)
-        spent_out = np.flatnonzero(left < bids)
+        spent_out = np.flatnonzero(left < ads.bid_micros)
         if len(spent_out):
-            release.eligibility.exhaust(day, rows[spent_out])
+            inventory.exhaust(day, rows[spent_out])
         laps.lap("auction", len(rows), len(sale.wins), sale.dropped())
         return sale
 
 
-def embed_query(release: LiveRelease, asker: Asker, laps: _Laps) -> Floats:
+def embed_query(release: Answering, asker: Asker, laps: _Laps) -> Floats:
     """The release's own query tower turns the user and the moment into one vector."""
     query: Floats = release.query_tower.embed(asker.users, asker.contexts)[0]
     laps.lap("query_tower", 1, 1, {})
@@ -166,48 +198,55 @@ def embed_query(release: LiveRelease, asker: Asker, laps: _Laps) -> Floats:
 
 
 def retrieve(
-    release: LiveRelease, query: Floats, age_band: int, at_ms: int, width: int, laps: _Laps
-) -> Retrieved:
-    """The `width` best Pins that may be shown to this asker now, by the release's index."""
-    mask = release.eligibility.mask(age_band, at_ms)
-    _, rows = release.index.search(query, width, mask.bitmap)
-    dropped = dict(mask.dropped)
-    total = len(mask.codes)
-    dropped["not_retrieved"] = total - sum(dropped.values()) - len(rows)
-    laps.lap("retrieval", total, len(rows), {reason: count for reason, count in dropped.items() if count})
-    return Retrieved(rows, mask.codes[rows] == Rule.ELIGIBLE)
+    inventory: Inventory, query: Floats, age_band: int, at_ms: int, width: int, laps: _Laps
+) -> Found:
+    """The `width` best Pins that may be shown to this asker now, with their exact dot products."""
+    found = inventory.search(query, age_band, at_ms, width)
+    laps.lap("retrieval", found.total, len(found.rows), found.dropped)
+    return found
 
 
-def score_l1(
-    release: LiveRelease, query: Floats, retrieved: Retrieved, keep: int, laps: _Laps
-) -> tuple[Shortlist, Floats]:
-    """Exact dot products with the release's L1 vectors; the `keep` highest go on.
+def score_l1(calibration: Calibration, found: Found, ads: Described, keep: int, laps: _Laps) -> Shortlist:
+    """The `keep` highest dot products go on, calibrated to probabilities.
 
-    Ties at the cut go to the lower row, which is the lower Pin id. Returns the short list and the dot
-    products of everything retrieved.
+    Ties at the cut go to the lower Pin id.
     """
-    rows = retrieved.rows
-    dots = exact_dots(release, rows, query)
-    kept = _best(dots, rows, keep)
-    calibration = release.manifest.calibration
-    logits = calibration.slope * dots[kept].astype(np.float64) + calibration.intercept
+    kept = _best(found.dots, ads.pin_id, keep)
+    logits = calibration.slope * found.dots[kept].astype(np.float64) + calibration.intercept
     pctr = 1.0 / (1.0 + np.exp(-np.clip(logits, -500.0, 500.0)))
-    cut = len(rows) - len(kept)
-    laps.lap("l1", len(rows), len(kept), {"below_l1_cut": cut} if cut else {})
-    return Shortlist(rows[kept], dots[kept], pctr, retrieved.eligible[kept]), dots
+    cut = len(found.rows) - len(kept)
+    laps.lap("l1", len(found.rows), len(kept), {"below_l1_cut": cut} if cut else {})
+    return Shortlist(found.rows[kept], _picked(ads, kept), found.dots[kept], pctr, found.eligible[kept])
 
 
-def _best(dots: Floats, rows: Rows, keep: int) -> npt.NDArray[np.intp]:
-    """Positions of the `keep` highest dots, in no particular order; ties by row."""
+def _best(dots: Floats, pins: Rows, keep: int) -> npt.NDArray[np.intp]:
+    """Positions of the `keep` highest dots, in no particular order; ties by Pin id."""
     if len(dots) <= keep:
         return np.arange(len(dots))
     threshold = np.partition(dots, -keep)[-keep]
     above, level = np.flatnonzero(dots > threshold), np.flatnonzero(dots == threshold)
-    by_row = level[np.argsort(rows[level], kind="stable")]
-    return np.concatenate([above, by_row[: keep - len(above)]])
+    by_pin = level[np.argsort(pins[level], kind="stable")]
+    return np.concatenate([above, by_pin[: keep - len(above)]])
 
 
-def provenance(release: LiveRelease) -> Provenance:
+def _picked(ads: Described, places: npt.NDArray[np.intp]) -> Described:
+    return Described(
+        ads.pin_id[places],
+        ads.advertiser_id[places],
+        ads.bid_micros[places],
+        ads.daily_budget_micros[places],
+        ads.version_code[places],
+        ads.fresh[places],
+    )
+
+
+def version_mix(versions: list[str], ads: Described) -> dict[str, int]:
+    """Pins that were scored, by the tower version that their own row is tagged with."""
+    counts = np.bincount(ads.version_code, minlength=len(versions)).tolist()
+    return {version: count for version, count in zip(versions, counts, strict=True) if count}
+
+
+def provenance(release: Answering) -> Provenance:
     """Who computed and who held the vectors of an answer from `release`."""
     manifest = release.manifest
     return Provenance(
@@ -215,27 +254,27 @@ def provenance(release: LiveRelease) -> Provenance:
         snapshot_id=manifest.snapshot_id,
         registry_hash=manifest.registry_hash,
         query_tower_version=release.query_tower.version,
-        pin_tower_version=release.index.tower_version,
+        pin_tower_version=release.pin_tower_version,
+        version_policy=manifest.version_policy,
     )
 
 
-def sold(release: LiveRelease, shortlist: Shortlist, sale: AuctionResult) -> tuple[Sold, ...]:
+def sold(inventory: Inventory, shortlist: Shortlist, sale: AuctionResult) -> tuple[Sold, ...]:
     """The winners, best first, in plain values."""
     won = [win.row for win in sale.wins]
-    rows = shortlist.rows[won]
-    ads = release.ads
-    titles, versions = release.index.titles, release.index.versions
+    ads, versions = _picked(shortlist.ads, np.array(won, np.intp)), inventory.versions
     return tuple(
         map(
             Sold,
-            ads.pin_id[rows].tolist(),
-            ads.advertiser_id[rows].tolist(),
-            [versions[code] for code in release.index.version_code[rows].tolist()],
-            [titles[row].as_py() or "" for row in rows.tolist()],
+            ads.pin_id.tolist(),
+            ads.advertiser_id.tolist(),
+            [versions[code] for code in ads.version_code.tolist()],
+            inventory.titles(shortlist.rows[won]),
             shortlist.dots[won].tolist(),
             shortlist.pctr[won].tolist(),
-            ads.bid_micros[rows].tolist(),
+            ads.bid_micros.tolist(),
             [win.price_micros for win in sale.wins],
             [win.priced_by_pin for win in sale.wins],
+            ads.fresh.tolist(),
         )
     )

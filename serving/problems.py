@@ -101,6 +101,13 @@ async def on_refused(request: Request, error: Exception) -> Response:
     return refused(error, HTTPStatus.CONFLICT)
 
 
+async def on_unreachable(request: Request, error: Exception) -> Response:
+    """An operation on releases while their store is away; ranking needs no store."""
+    hint = "The live release serves on. Try again; if it lasts, look at the store and the way to it."
+    headers = {"Retry-After": RETRY_AFTER_SECONDS}
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "store_unreachable", str(error), hint, headers=headers)
+
+
 async def on_bug(request: Request, error: Exception) -> Response:
     """Anything else is a bug: the log has it, the caller does not."""
     return problem(500, "internal_error", "something went wrong while answering", _HINTS[500])

@@ -2,6 +2,7 @@
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -11,7 +12,9 @@ from schemas.ranking import RankRequest
 from .answers import response_fields
 from .pipeline import NoRelease, Pipeline
 from .problems import invalid, problem, refused
+from .ranked import Ranked
 from .recorder import Recorder
+from .remote_inventory import Unanswerable
 
 PATH = "/v1/rank"
 EXAMPLE = f"curl -s localhost:8080{PATH} -H 'content-type: application/json' -d '{{\"user_id\": 1}}'"
@@ -19,33 +22,51 @@ _JSON_HEADERS = {"content-type": "application/json"}
 
 
 class RankEndpoint:
-    """Decodes, ranks, records, encodes. The work takes about a millisecond and runs on the event loop."""
+    """Decodes, ranks, records, encodes. The work takes about a millisecond and runs on the event loop.
 
-    def __init__(self, pipeline: Pipeline, recorder: Recorder) -> None:
+    With `in_threads` it does not: a request that waits for other processes must not stop the others.
+    """
+
+    def __init__(self, pipeline: Pipeline, recorder: Recorder, *, in_threads: bool = False) -> None:
         self._pipeline = pipeline
         self._recorder = recorder
+        self._in_threads = in_threads
         self._decode = TypeAdapter(RankRequest).validate_json
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application of this one path."""
         request = Request(scope, receive)
         unfit = _unfit(request)
-        response = unfit if unfit is not None else self._answer(await request.body())
+        if unfit is not None:
+            response = unfit
+        elif self._in_threads:
+            response = self._said(await run_in_threadpool(self._rank, await request.body()))
+        else:
+            response = self._said(self._rank(await request.body()))
         await response(scope, receive, send)
 
-    def _answer(self, body: bytes) -> Response:
+    def _rank(self, body: bytes) -> Ranked | Response:
+        """The answer, or the problem why there is none. From any thread."""
         telemetry = self._recorder.telemetry
         try:
-            ranked = self._pipeline.rank(self._decode(body))
+            return self._pipeline.rank(self._decode(body))
         except ValidationError as error:
             telemetry.unanswered("invalid")
             return invalid(error)
         except NoRelease as error:
             telemetry.unanswered("no_release")
             return refused(error, 503)
+        except Unanswerable as error:
+            telemetry.unanswered("no_shard")
+            return refused(error, 503)
         except Exception:
             telemetry.unanswered("error")
             raise
+
+    def _said(self, ranked: Ranked | Response) -> Response:
+        """Notes an answer and encodes it: in one thread only, because the recorder is not for several."""
+        if isinstance(ranked, Response):
+            return ranked
         self._recorder.record(ranked)
         return Response(orjson.dumps(response_fields(ranked)), 200, _JSON_HEADERS)
 

@@ -1,11 +1,12 @@
 """One answered request, in plain values: what the response, the log and an explanation are made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.ranking import RankRequest
+from schemas.ranking import Coverage, RankRequest
+from schemas.tiers import VersionPolicy
 
 from .auction import AuctionResult
 from .user_reader import Asker
@@ -39,6 +40,8 @@ class Sold:
     bid_micros: int
     price_micros: int
     priced_by_pin: int | None
+    fresh: bool = False
+    """Whether it is from the delta segment: changed since the release's snapshots."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Provenance:
     """Of the tower object that computed the query embedding."""
     pin_tower_version: str
     """What the index was proved to be of when it was loaded."""
+    version_policy: VersionPolicy = "enforce"
+    """The release's own."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +82,7 @@ class Ranked:
     """Rows of the sale are positions in `shortlist_pins`."""
     ads: tuple[Sold, ...]
     stages: tuple[Stage, ...]
+    version_mix: dict[str, int] = field(default_factory=dict)
+    """Pins scored for this answer, by the tower version of their row's own tag."""
+    coverage: Coverage | None = None
+    """Which part of the inventory it was chosen from."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from schemas.codec import decode, encode
 from schemas.errors import InvalidMessage
@@ -144,19 +144,62 @@ def read_ranking_log(directory: Path) -> Iterator[RankingLog]:
                     raise InvalidMessage(error.reason, f"{path}, line {number}: {error.detail}") from error
 
 
-class Recount(NamedTuple):
-    """Counted again from the log alone: answers, (query, Pin) pairs, and pairs of two tower versions."""
+@dataclass(frozen=True)
+class Counted:
+    """Counted again from the log alone, of the answers under one version policy."""
 
-    responses: int
-    pairs: int
-    mixed: int
+    responses: int = 0
+    pairs: int = 0
+    """(Query, Pin) pairs of served ads."""
+    mixed: int = 0
+    """Of those, pairs of two tower versions."""
+    scored: int = 0
+    """Pairs that were scored, served or not."""
+    mixed_scored: int = 0
+    """Of those, pairs of two tower versions."""
+
+    def plus(self, row: RankingLog) -> "Counted":
+        """With one more answer."""
+        return Counted(
+            self.responses + 1,
+            self.pairs + len(row.ads),
+            self.mixed + row.mixed_pairs(),
+            self.scored + sum(row.version_mix.values()),
+            self.mixed_scored + row.mixed_scored(),
+        )
+
+
+@dataclass(frozen=True)
+class Recount:
+    """`enforce` is what the promise is about: nothing mixed in it. `tolerate` is labelled, not promised."""
+
+    enforce: Counted = Counted()
+    tolerate: Counted = Counted()
+
+    @property
+    def responses(self) -> int:
+        """Answers under both policies."""
+        return self.enforce.responses + self.tolerate.responses
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of served ads under both policies."""
+        return self.enforce.pairs + self.tolerate.pairs
+
+    @property
+    def mixed(self) -> int:
+        """Mixed pairs of served ads under both policies."""
+        return self.enforce.mixed + self.tolerate.mixed
+
+    @property
+    def kept(self) -> bool:
+        """Whether the promise was kept: no pair under `enforce` is mixed, served or only scored."""
+        return not (self.enforce.mixed or self.enforce.mixed_scored)
 
 
 def recount_mixed(directory: Path) -> Recount:
-    """Count mixed-version pairs from the ranking log. The promise is that `mixed` is 0."""
-    responses = pairs = mixed = 0
+    """Count mixed-version pairs from the ranking log, by the policy that each answer was given under."""
+    counted = {"enforce": Counted(), "tolerate": Counted()}
     for row in read_ranking_log(directory):
-        responses += 1
-        pairs += len(row.ads)
-        mixed += row.mixed_pairs()
-    return Recount(responses, pairs, mixed)
+        counted[row.version_policy] = counted[row.version_policy].plus(row)
+    return Recount(**counted)

@@ -8,16 +8,20 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
 from index.handle import Handle
-from schemas.errors import Refused
+from index.object_store import StoreRefused
+from schemas.errors import Refused, RetryableError
 
 from .clock import Clock
 from .live_release import LiveRelease, Served
-from .swaps import Swap, SwapHistory, event_to_servable_seconds, refused_swap, summarise
+from .swaps import Swap, SwapHistory, refused_swap, summarise
+from .tier_facts import Before, TierFacts, tier_facts
 
 LOWEST_PRIORITY = 19
 RETRY_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)
@@ -27,13 +31,26 @@ RETRY_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)
 class SwapTelemetry(Protocol):
     """What the watcher tells the metrics."""
 
-    def served(self, release: LiveRelease, swap: Swap, seconds: list[float]) -> None:
-        """A release went live; `seconds` is event to servable of its new rows."""
+    def served(self, release: LiveRelease, facts: Sequence[TierFacts]) -> None:
+        """A release went live, with these tiers."""
         ...
 
     def refused(self, swap: Swap) -> None:
         """A release was refused."""
         ...
+
+    def store_reachable(self, answered: bool) -> None:
+        """Whether CURRENT could be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where releases come from. `last_seen` is what to begin with while `current` cannot be read."""
+
+    current: Callable[[], str | None]
+    load: Callable[[str], LiveRelease]
+    last_seen: Callable[[], str | None] = lambda: None
 
 
 class ReleaseWatcher:
@@ -41,23 +58,29 @@ class ReleaseWatcher:
 
     def __init__(
         self,
-        current: Callable[[], str | None],
-        load: Callable[[str], LiveRelease],
+        source: Source,
         handle: Handle[Served],
         *,
         history: SwapHistory,
         telemetry: SwapTelemetry,
         clock: Clock,
         retired: deque[Callable[[], None]],
+        before: Callable[[int, Mapping[str, int]], Before] = Before,
     ) -> None:
-        """`retired` is where the handle leaves the closers of old releases, for this thread to run."""
-        self._current = current
-        self._load = load
+        """`retired` is where the handle leaves the closers of old releases, for this thread to run.
+
+        `before` adds to the time and what was served the versions and tiers as they are declared; it
+        must not raise.
+        """
+        self._source = source
         self._handle = handle
         self._history = history
         self._telemetry = telemetry
         self._clock = clock
         self._retired = retired
+        self._before = before
+        self._facts: tuple[str | None, tuple[TierFacts, ...]] = (None, ())
+        """Of which release, and its tiers: one tuple, so that nobody sees the one without the other."""
         self._settled: str | None = None
         """The CURRENT that needs nothing more: it is served, or refused for good."""
         self._failing: str | None = None
@@ -65,7 +88,8 @@ class ReleaseWatcher:
         self._retry_at = 0.0
         self._pointer_complaint = ""
         self._served_id: str | None = None
-        self._served_newest_ms: int | None = None
+        self._newest_ms: dict[str, int] = {}
+        """Tier -> newest ingestion in the release that is served."""
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -74,10 +98,17 @@ class ReleaseWatcher:
         while self._retired:
             self._retired.popleft()()
         try:
-            wanted = self._current()
-        except (Refused, OSError) as error:
-            return self._complain(error)
-        self._pointer_complaint = ""
+            wanted = self._source.current()
+        except (Refused, RetryableError, OSError) as error:
+            self._telemetry.store_reachable(False)
+            complaint = self._complain(error)
+            # A server that starts while the store is away serves what it served last, if it has it.
+            wanted = None if self._served_id else self._source.last_seen()
+            if wanted is None:
+                return complaint
+        else:
+            self._telemetry.store_reachable(True)
+            self._pointer_complaint = ""
         if wanted is None or wanted == self._settled:
             return None
         if wanted == self._served_id:
@@ -87,7 +118,7 @@ class ReleaseWatcher:
             return None
         return self._try(wanted)
 
-    def _complain(self, error: Refused | OSError) -> Swap | None:
+    def _complain(self, error: Refused | RetryableError | OSError) -> Swap | None:
         """CURRENT cannot be read: say so once, not at every look."""
         if str(error) == self._pointer_complaint:
             return None
@@ -98,7 +129,10 @@ class ReleaseWatcher:
     def _try(self, release_id: str) -> Swap:
         started = self._clock.seconds()
         try:
-            release = self._load(release_id)
+            release = self._source.load(release_id)
+        except StoreRefused as refusal:  # no word about the release: it may be let in later
+            self._back_off(release_id)
+            return self._refuse(release_id, refusal, started)
         except Refused as refusal:
             self._settled, self._failing = release_id, None
             return self._refuse(release_id, refusal, started)
@@ -118,10 +152,7 @@ class ReleaseWatcher:
     def _serve(self, release: LiveRelease, started: float) -> Swap:
         self._handle.swap(release)
         now_ms = self._clock.now_ms()
-        attributes, newest_ms = release.index.attributes, release.manifest.newest_ingest_ms
-        # Without a release before it there is nothing to be newer than: a first load has no freshness.
-        before = newest_ms if self._served_newest_ms is None else self._served_newest_ms
-        seconds = event_to_servable_seconds(attributes["ingested_at_ms"], before, now_ms)
+        facts = tier_facts(release, self._before(now_ms, self._newest_ms))
         swap = Swap(
             release_id=release.release_id,
             previous_release_id=self._served_id,
@@ -129,11 +160,12 @@ class ReleaseWatcher:
             at_ms=now_ms,
             load_seconds=self._clock.seconds() - started,
         )
-        swap = replace(swap, freshness=summarise(seconds))
+        swap = replace(swap, freshness=summarise(np.concatenate([one.servable_seconds for one in facts])))
         self._served_id = release.release_id
-        self._served_newest_ms = newest_ms
+        self._newest_ms = {one.name: one.newest_ingest_ms for one in facts}
+        self._facts = release.release_id, facts
         self._history.add(swap)
-        self._telemetry.served(release, swap, seconds.tolist())
+        self._telemetry.served(release, facts)
         return swap
 
     def _refuse(self, release_id: str, error: Refused, started: float) -> Swap:
@@ -142,6 +174,11 @@ class ReleaseWatcher:
         self._history.add(swap)
         self._telemetry.refused(swap)
         return swap
+
+    def facts_of(self, release: LiveRelease | None) -> tuple[TierFacts, ...]:
+        """The tiers of `release`, if it is the one that was swapped in last; of any other none."""
+        release_id, facts = self._facts
+        return facts if release is not None and release.release_id == release_id else ()
 
     def start(self, poll_seconds: float) -> None:
         """Begin to follow CURRENT; the first look comes at once."""

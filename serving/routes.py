@@ -82,7 +82,7 @@ def health_routes(parts: ServingParts) -> APIRouter:
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Prometheus exposition."""
-        text, content_type = parts.recorder.telemetry.exposition(parts.live(), parts.clock.now_ms())
+        text, content_type = parts.metrics()
         return Response(text, media_type=content_type)
 
     return router

@@ -45,14 +45,6 @@ def refused_swap(release_id: str, previous: str | None, error: Refused, at_ms: i
     )
 
 
-def event_to_servable_seconds(
-    ingested_at_ms: npt.NDArray[np.int64], newer_than_ms: int, servable_at_ms: int
-) -> npt.NDArray[np.float64]:
-    """Seconds from ingestion to now, of the rows that the release served before did not hold."""
-    fresh = ingested_at_ms[ingested_at_ms > newer_than_ms]
-    return np.maximum(servable_at_ms - fresh, 0) / 1_000.0
-
-
 def summarise(seconds: npt.NDArray[np.float64]) -> Freshness | None:
     """Quantiles of the rows that became servable, or None when none did."""
     if not len(seconds):

@@ -15,6 +15,7 @@ from features.store import RecordStore
 from schemas.states import StateCheckpointed
 
 from .embedded_rows import EmbeddedRows, embedded_rows
+from .embedded_tiers import EVERY_PIN, EmbeddedTiers
 from .enrichment import PinEmbedder, embed_rows
 
 _LIVE = "live_towers"
@@ -48,10 +49,16 @@ class Chunk:
 
 
 class Backfill:
-    """The backfills of one worker, one tower version after the other, in live order."""
+    """The backfills of one worker, one tower version after the other, in live order.
 
-    def __init__(self, store: RecordStore, chunk_pins: int) -> None:
-        self._store = store
+    `by_worker` false: the batch job makes them. Then nothing is embedded here, and no tower is called
+    complete here either; what an earlier owner has called complete stays so while its tower is live.
+    """
+
+    def __init__(
+        self, store: RecordStore, chunk_pins: int, tiers: EmbeddedTiers = EVERY_PIN, *, by_worker: bool = True
+    ) -> None:
+        self._store, self._tiers, self._by_worker = store, tiers, by_worker
         self._chunk_pins = chunk_pins
         self.progress: dict[str, Progress] = {}
         self._settled: dict[str, set[int]] = {}
@@ -87,7 +94,7 @@ class Backfill:
         Raises Refused when a tower can embed no Pin of a chunk.
         """
         self._note_live([tower.version for tower in towers])
-        if not partitions:
+        if not partitions or not self._by_worker:
             return None
         for ordinal, tower in enumerate(towers):
             progress = self._of(tower.version, partitions)
@@ -105,6 +112,7 @@ class Backfill:
         meta[_LIVE] = json.dumps(versions).encode()
         self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
         self._live = versions
+        self._settled = {one: numbers for one, numbers in self._settled.items() if one in versions}
 
     def _of(self, version: str, partitions: frozenset[int]) -> Progress:
         known = self.progress.get(version) or self._stored(version)
@@ -140,6 +148,8 @@ class Backfill:
             return Chunk(ordinal, tower.version, through, EmbeddedRows(tower.version, [], [], []))
         last = int(records["pin_id"][-1])
         ours = np.flatnonzero(np.isin(records["partition"], progress.partitions))
+        if (chosen := self._tiers.chosen(records["pin_id"][ours])) is not None:
+            ours = ours[chosen]
         records = records[ours]
         tails = [tails[place] for place in ours.tolist()]
         output = embed_rows(tower, records)

@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from features.store import RecordStore
 
+from .embedded_tiers import EVERY_PIN, EmbeddedTiers
 from .enrichment import Clock, PinEmbedder, enrich
 from .positions import Offsets, Partition, Start
 from .sources import Ints, SourceBatch
@@ -68,19 +69,20 @@ def fold_known(
     towers: Sequence[PinEmbedder],
     clock: Clock,
     formats: WireFormats | None,
+    tiers: EmbeddedTiers = EVERY_PIN,
 ) -> Ints:
     """Fold silent events into the store and give the Pins they touched.
 
     Towers say, as they did for the owner before, what fails. Its batches were cut elsewhere: an event that
     it folded may be beside one here that it turned down, so where a Pin fails its events go one by one.
     """
-    enriched = enrich(batches, store, towers, clock, formats)
+    enriched = enrich(batches, store, towers, clock, formats, tiers)
     store.put_many(enriched.pin_ids, enriched.records, enriched.tails)
     touched = [enriched.pin_ids]
     failed = {(one.topic, one.row) for one in enriched.letters if one.model_version is not None}
     if len(failed) > 1:
         for single in _singles(batches, failed):
-            touched.append(fold_known([single], store, towers, clock, formats))
+            touched.append(fold_known([single], store, towers, clock, formats, tiers))
     return np.concatenate(touched)
 
 

@@ -1,13 +1,17 @@
-"""Where the cutter stands: the newest good snapshot of each live tower version is its checkpoint."""
+"""Where the cutter stands: the newest good snapshot of each live tower version is its checkpoint.
+
+What the batch embedder has written of a version is a base besides: its rows are folded in, and say
+nothing about how far pin.embedded.v1 has been read.
+"""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from index.snapshots import SnapshotRows, list_snapshots, read_snapshot, snapshot_manifest
 from schemas.errors import Refused
 from schemas.manifests import SnapshotManifest
-from schemas.topics import PIN_EMBEDDED
+from schemas.topics import PIN_EMBEDDED, PIN_FEATURES
 
 log = logging.getLogger(__name__)
 
@@ -16,11 +20,27 @@ Positions = dict[int, int]
 
 
 def newest_snapshot(root: Path, tier: str, version: str) -> tuple[SnapshotManifest, SnapshotRows] | None:
-    """The readable snapshot of one tower version that covers most, or None.
+    """The readable snapshot of one tower version that was cut from the stream and covers most, or None.
 
     A damaged one is passed over: an older one gives the same table, after more reading.
     """
-    for manifest in _newest_first(root, tier, version):
+    return _first_readable(root, _newest_first(root, tier, version, "stream", PIN_EMBEDDED.name))
+
+
+def newest_base(
+    root: Path, tier: str, version: str, known: Collection[str]
+) -> tuple[SnapshotManifest, SnapshotRows] | None:
+    """The readable batch snapshot of one tower version that covers most; None if it is a `known` one."""
+    found = _newest_first(root, tier, version, "batch", PIN_FEATURES.name)
+    if found and found[0].snapshot_id in known:
+        return None
+    return _first_readable(root, [one for one in found if one.snapshot_id not in known])
+
+
+def _first_readable(
+    root: Path, manifests: Sequence[SnapshotManifest]
+) -> tuple[SnapshotManifest, SnapshotRows] | None:
+    for manifest in manifests:
         try:
             return read_snapshot(root, manifest.snapshot_id)
         except Refused as error:
@@ -28,7 +48,7 @@ def newest_snapshot(root: Path, tier: str, version: str) -> tuple[SnapshotManife
     return None
 
 
-def _newest_first(root: Path, tier: str, version: str) -> list[SnapshotManifest]:
+def _newest_first(root: Path, tier: str, version: str, source: str, topic: str) -> list[SnapshotManifest]:
     manifests: list[SnapshotManifest] = []
     for snapshot_id in list_snapshots(root):
         try:
@@ -36,9 +56,13 @@ def _newest_first(root: Path, tier: str, version: str) -> list[SnapshotManifest]
         except Refused as error:
             log.warning("snapshot %s is no checkpoint: %s", snapshot_id, error)
             continue
-        if manifest.tier == tier and set(manifest.versions) == {version}:
+        if (manifest.tier, manifest.source) == (tier, source) and set(manifest.versions) == {version}:
             manifests.append(manifest)
-    return sorted(manifests, key=lambda one: (sum(positions(one).values()), one.hour_ms), reverse=True)
+
+    def covers(one: SnapshotManifest) -> tuple[int, int]:
+        return sum(one.offsets.get(topic, {}).values()), one.hour_ms
+
+    return sorted(manifests, key=covers, reverse=True)
 
 
 def positions(manifest: SnapshotManifest) -> Positions:

@@ -18,10 +18,14 @@ ClockName = Literal["event", "wall"]
 
 @dataclass(frozen=True)
 class Due:
-    """A cut that is due before row `row` of the rows looked at, closing the hour that began at `hour_ms`."""
+    """A cut that is due before row `row` of the rows looked at, closing the hour that began at `hour_ms`.
+
+    `missed_ms` are the hours before it whose cut never came: nobody was there to make it.
+    """
 
     row: int
     hour_ms: int
+    missed_ms: tuple[int, ...] = ()
 
 
 class CutPolicy(Protocol):
@@ -45,6 +49,10 @@ class CutPolicy(Protocol):
 
     def open_hour_ms(self, now_ms: int) -> int:
         """Start of the hour that a cut made now would close."""
+        ...
+
+    def late(self, occurred_at_ms: Ints) -> int:
+        """How many of these rows happened in an hour that is over: the next snapshot has them."""
         ...
 
 
@@ -77,15 +85,24 @@ class EventTimeCut:
 
     def open_hour_ms(self, now_ms: int) -> int:
         """See `CutPolicy`; the hour of `now_ms` before any row was seen."""
-        return now_ms // HOUR_MS * HOUR_MS if self.open_ms is None else self.open_ms
+        return _hour(now_ms) if self.open_ms is None else self.open_ms
+
+    def late(self, occurred_at_ms: Ints) -> int:
+        """See `CutPolicy`."""
+        return _before(occurred_at_ms, self.open_ms)
 
 
 @dataclass(frozen=True)
 class WallClockCut:
-    """Cut whenever the wall clock enters another period: each hour, or more often for a demo."""
+    """Cut whenever the wall clock enters another period: each hour, or more often for a demo.
+
+    A cutter that was away when a period ended cuts once when it is back, for the newest hour that is
+    over; the hours before that one are missed.
+    """
 
     every_seconds: float = 3600.0
     open_ms: int | None = None
+    resumed_hour_ms: int | None = None
 
     clock: ClassVar[ClockName] = "wall"
 
@@ -93,15 +110,31 @@ class WallClockCut:
         """See `CutPolicy`; what the rows say does not matter."""
         period_ms = max(int(self.every_seconds * 1000), 1)
         begun_ms = now_ms // period_ms * period_ms
-        after = replace(self, open_ms=begun_ms)
-        if self.open_ms is None or begun_ms <= self.open_ms:
-            return None, after if self.open_ms is None else self
-        return Due(0, self.open_hour_ms(self.open_ms)), after
+        open_ms = begun_ms if self.open_ms is None else self.open_ms
+        if self.resumed_hour_ms is not None:
+            open_ms = min(self.resumed_hour_ms + HOUR_MS, begun_ms)
+        if begun_ms <= open_ms:
+            return None, replace(self, open_ms=open_ms, resumed_hour_ms=None)
+        hour_ms = _hour(begun_ms - 1)
+        missed = range(_hour(open_ms + period_ms - 1), hour_ms, max(period_ms, HOUR_MS))
+        return Due(0, hour_ms, tuple(missed)), replace(self, open_ms=begun_ms, resumed_hour_ms=None)
 
     def after_cut_of(self, hour_ms: int) -> Self:
-        """See `CutPolicy`: the next period begins with the next look at the clock."""
-        return replace(self, open_ms=None)
+        """See `CutPolicy`: the period after it is open, and may be over already."""
+        return replace(self, open_ms=None, resumed_hour_ms=hour_ms)
 
     def open_hour_ms(self, now_ms: int) -> int:
         """See `CutPolicy`."""
-        return now_ms // HOUR_MS * HOUR_MS
+        return _hour(now_ms)
+
+    def late(self, occurred_at_ms: Ints) -> int:
+        """See `CutPolicy`."""
+        return _before(occurred_at_ms, self.open_ms)
+
+
+def _hour(moment_ms: int) -> int:
+    return moment_ms // HOUR_MS * HOUR_MS
+
+
+def _before(occurred_at_ms: Ints, open_ms: int | None) -> int:
+    return 0 if open_ms is None else int((occurred_at_ms < _hour(open_ms)).sum())

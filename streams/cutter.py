@@ -4,82 +4,44 @@ The snapshot is the checkpoint. Offsets are committed only for what a snapshot o
 cutter that starts loads the newest snapshots and reads on from the offsets in their manifests. As the
 table depends on nothing but the set of rows below those offsets, a crash changes no later snapshot.
 
-Partitions are assigned, not shared out by a group: a snapshot needs all of them, and a second cutter
-would write the same bytes under the same name.
+Partitions are assigned, not shared out by a group: a snapshot needs all of them. Rows of other tiers'
+Pins are passed over; what the batch embedder has written of a live version is folded in.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from index.embedding_table import Applied, EmbeddingTable
+from index.embedding_table import EmbeddingTable
 from index.snapshots import write_snapshot
 from schemas.manifests import SnapshotManifest, TowerManifest
 from schemas.topics import PIN_EMBEDDED
 
-from .checkpoints import Positions, check_not_ahead, newest_snapshot, positions, start_positions
-from .cut_policy import CutPolicy, Ints
-from .dead_letters import Headers
+from .checkpoints import (
+    Positions,
+    check_not_ahead,
+    newest_base,
+    newest_snapshot,
+    positions,
+    start_positions,
+)
+from .cut_gate import CutGate
+from .cut_policy import CutPolicy, Due, Ints
+from .cutter_around import CutterSettings, LetterOutlet, Letters, Surroundings
+from .cutter_report import CutterCounts, CutterReport, Standing
 from .embedded_batches import DecodedRows, EmbeddedDecoder, Message
 from .embedded_topic import EmbeddedTopic
-from .sources import DeadLetter
+from .tier_rows import event_times, of_tier
+
+__all__ = ["Cutter", "CutterCounts", "CutterSettings", "LetterOutlet", "Letters", "Surroundings"]
 
 log = logging.getLogger(__name__)
 
-Letters = Sequence[tuple[DeadLetter, Headers | None]]
-
-
-class LetterOutlet(Protocol):
-    """Where poison goes; `streams.outlet.Outlet` is one."""
-
-    def produce_letters(self, letters: Letters, /) -> None:
-        """Queue dead letters."""
-        ...
-
-    def wait(self) -> None:
-        """Return when all are acknowledged; raise when one cannot be."""
-        ...
-
-
-@dataclass(frozen=True)
-class CutterSettings:
-    """Where snapshots go, under which tier, and how much is read at a time."""
-
-    snapshots: Path
-    tier: str = "realtime"
-    batch_size: int = 5_000
-    poll_seconds: float = 0.2
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the cutter is given: who is live (serving tower first), the time, and where things go.
-
-    `on_snapshot` is called after each cut, and at start for the snapshots resumed from, because a crash
-    may have come between: calling it twice for one snapshot has to be harmless. What it raises ends the run.
-    """
-
-    live: Callable[[], Sequence[TowerManifest]]
-    clock_ms: Callable[[], int]
-    outlet: LetterOutlet
-    on_snapshot: Callable[[SnapshotManifest], None]
-
-
-@dataclass
-class CutterCounts:
-    """What has happened since the start, for telemetry."""
-
-    rows: Applied = field(default_factory=Applied)
-    dead_letters: int = 0
-    snapshots: int = 0
-    skipped_offsets: int = 0
-    """Offsets that never came: compacted away, or evicted by an embedded broker before they were read."""
-    newest_event_ms: int = 0
+_LOOK_MS = 1_000
+"""How often LIVE is looked at between two cuts."""
+_PATIENCE = 150
+"""So many empty reads (30 s) and what was there at the start has been read, whatever the offsets say."""
 
 
 class Cutter:
@@ -91,13 +53,19 @@ class Cutter:
         self._topic, self._settings, self._policy = topic, settings, policy
         self._around = surroundings
         self._table = EmbeddingTable()
+        self._gate = CutGate(self._table)
         self._decoder = EmbeddedDecoder()
         self._towers: dict[str, TowerManifest] = {}
         self._covered: dict[str, Positions] = {}
         self._durable: dict[str, Positions] = {}
         self._assigned_times = 0
         self._reading: Positions = {}
+        self._folded: dict[str, set[str]] = {}
+        self._backlog: Positions = {}
+        self._silent = 0
+        self._looked_ms = 0
         self.counts = CutterCounts()
+        self._report = CutterReport(settings.tier.name, surroundings.before, surroundings.clock_ms())
 
     @property
     def positions(self) -> Positions:
@@ -113,14 +81,21 @@ class Cutter:
     def start(self) -> None:
         """Load the checkpoints and take the partitions. Raises Refused when they do not fit the topic."""
         self._adopt_live()
+        self._backlog = self._topic.ends()
+        self._tell()
 
     def step(self) -> int:
         """Read one batch, cut where a cut is due; returns how many messages came."""
+        if self._around.clock_ms() - self._looked_ms >= _LOOK_MS:
+            self._adopt_live()
         messages = self._topic.read(self._settings.batch_size, self._settings.poll_seconds)
+        self._silent = 0 if messages else self._silent + 1
         if messages:
             self._apply(messages)
         else:
             self._cut_when_due(np.empty(0, np.int64))
+        if self._report.due(self._around.clock_ms()):
+            self._tell()
         return len(messages)
 
     def cut(self) -> list[SnapshotManifest]:
@@ -133,26 +108,46 @@ class Cutter:
         A new one starts from its newest snapshot; without any it needs every row of its own, so
         reading starts over.
         """
-        self._towers = {tower.tower_version: tower for tower in self._around.live()}
+        self._looked_ms = self._around.clock_ms()
+        towers = {tower.tower_version: tower for tower in self._around.live()}
+        if list(towers) == list(self._towers) and self._reading:
+            return False
+        self._towers = towers
         new = self._table.keep({version: tower.dimension for version, tower in self._towers.items()})
+        self._gate.keep(self._towers)
+        self._folded = {version: self._folded.get(version, set()) for version in self._towers}
         self._covered = {version: self._covered.get(version, {}) for version in self._towers}
         self._durable = {version: self._durable.get(version, {}) for version in self._towers}
         resumed: list[SnapshotManifest] = []
         for version in new:
-            found = newest_snapshot(self._settings.snapshots, self._settings.tier, version)
+            found = newest_snapshot(self._settings.snapshots, self._settings.tier.name, version)
             if found is not None:
                 manifest, rows = found
                 self._table.load(version, rows)
+                self._gate.remember(version)
                 self._covered[version], self._durable[version] = positions(manifest), positions(manifest)
                 resumed.append(manifest)
-        if resumed and not self._reading:
-            self._policy = self._policy.after_cut_of(max(manifest.hour_ms for manifest in resumed))
+        self._fold_bases()
+        if not self._reading and (last := self._report.last_hour(resumed)) is not None:
+            self._policy = self._policy.after_cut_of(last)
         jumps = bool(new) or not self._reading
         if jumps:
             self._assign()
         for manifest in resumed:
             self._around.on_snapshot(manifest)
+        self._report.hasten()
         return jumps
+
+    def _fold_bases(self) -> None:
+        """Fold in what the batch embedder has written of the live versions since the last look."""
+        for version in self._towers:
+            known = self._folded[version]
+            found = newest_base(self._settings.snapshots, self._settings.tier.name, version, known)
+            if found is not None:
+                manifest, rows = found
+                count = self._table.fold(version, rows)
+                known.add(manifest.snapshot_id)
+                log.info("folded %s: %d of %d rows are newer", manifest.snapshot_id, count, manifest.rows)
 
     def _assign(self) -> None:
         ends = self._topic.ends()
@@ -171,7 +166,9 @@ class Cutter:
             self._around.outlet.produce_letters([(letter, None) for letter in decoded.letters])
             self._around.outlet.wait()
             self.counts.dead_letters += len(decoded.letters)
-        self._apply_rows(messages, decoded)
+        ours = of_tier(decoded, self._settings.tier)
+        self.counts.other_tiers_rows += len(decoded.batch) - len(ours.batch)
+        self._apply_rows(messages, ours)
 
     def _decode(self, messages: list[Message]) -> DecodedRows:
         dimensions = {version: tower.dimension for version, tower in self._towers.items()}
@@ -179,29 +176,45 @@ class Cutter:
 
     def _apply_rows(self, messages: list[Message], decoded: DecodedRows) -> None:
         """Apply rows up to each cut that is due among them, cut, and go on unless the cut made us jump."""
-        times = _event_times(decoded.batch.attributes)
+        times = event_times(decoded.batch.attributes)
         row = place = 0
         assigned_times = self._assigned_times
         while (due := self._due(times[row:])) is not None:
-            upto = row + due[0]
+            upto = row + due.row
             stop = int(decoded.places[upto]) if upto < len(decoded.places) else len(messages)
             self.counts.rows += self._table.apply(decoded.batch.part(row, upto))
             self._advance(messages[place:stop])
-            self._cut(due[1])
+            self._cut_due(due)
             row, place = upto, stop
             if self._assigned_times != assigned_times:
                 return
         self.counts.rows += self._table.apply(decoded.batch.part(row, len(times)))
         self._advance(messages[place:])
+        self.counts.late_rows += self._policy.late(times[row:])
         self.counts.newest_event_ms = max(self.counts.newest_event_ms, int(times.max(initial=0)))
 
-    def _due(self, occurred_at_ms: Ints) -> tuple[int, int] | None:
+    def _due(self, occurred_at_ms: Ints) -> Due | None:
+        if self._policy.clock == "wall" and self._has_backlog():
+            return None
         due, self._policy = self._policy.step(occurred_at_ms, self._around.clock_ms())
-        return None if due is None else (due.row, due.hour_ms)
+        return due
+
+    def _has_backlog(self) -> bool:
+        """Whether what was on the topic at the start is still unread: a cut that is overdue waits for it."""
+        if self._backlog and self._silent < _PATIENCE:
+            self._backlog = {n: end for n, end in self._backlog.items() if self._reading.get(n, 0) < end}
+        else:
+            self._backlog = {}
+        return bool(self._backlog)
 
     def _cut_when_due(self, occurred_at_ms: Ints) -> None:
         if (due := self._due(occurred_at_ms)) is not None:
-            self._cut(due[1])
+            self._cut_due(due)
+
+    def _cut_due(self, due: Due) -> None:
+        self._report.cut(due)
+        self._cut(due.hour_ms)
+        self._tell()
 
     def _advance(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -216,7 +229,11 @@ class Cutter:
     def _cut(self, hour_ms: int) -> list[SnapshotManifest]:
         """Write a snapshot of each live version that changed; then commit, then tell."""
         self._adopt_live()
-        cut = [self._write(version, hour_ms) for version in self._towers if self._is_worth_a_cut(version)]
+        self._fold_bases()
+        # All are looked at before one is written: what counts is what the others had at the cut before.
+        worth = [one for one in self._towers if self._table.changed(one) and not self._gate.lacks(one)]
+        cut = [self._write(version, hour_ms) for version in worth]
+        self._report.hasten()
         if self._settle_unchanged() or cut:
             self._commit()
         for manifest in cut:
@@ -225,28 +242,18 @@ class Cutter:
             self._around.on_snapshot(manifest)
         return cut
 
-    def _is_worth_a_cut(self, version: str) -> bool:
-        """Changed, not empty, and with a row for every Pin that any other live tower has.
-
-        Any other, not just the serving one: an operator may put a new tower first in LIVE before its
-        backfill is through. The worker writes a Pin's rows in live order, so the older tower is never
-        behind for longer than a batch.
-        """
-        return self._table.changed(version) and all(
-            self._table.covers(version, other) for other in self._towers
-        )
-
     def _write(self, version: str, hour_ms: int) -> SnapshotManifest:
         manifest = write_snapshot(
             self._settings.snapshots,
             self._table.rows(version),
-            tier=self._settings.tier,
+            tier=self._settings.tier.name,
             hour_ms=hour_ms,
             clock=self._policy.clock,
             pin_inputs=list(self._towers[version].pin_inputs),
             offsets={PIN_EMBEDDED.name: dict(sorted(self._covered[version].items()))},
         )
         self._table.mark_cut(version)
+        self._gate.remember(version)
         self._durable[version] = positions(manifest)
         return manifest
 
@@ -265,12 +272,8 @@ class Cutter:
         """Commit what the newest snapshots of all live versions cover."""
         self._topic.commit(start_positions(self._durable.values(), self._reading))
 
-
-def _event_times(attributes: npt.NDArray[np.void]) -> Ints:
-    """When each row's event happened, at the latest when the broker had it (0: not known).
-
-    One event of the year 2033 would otherwise close the hours up to then, and no other hour would be cut.
-    """
-    occurred_ms, ingested_ms = attributes["occurred_at_ms"], attributes["ingested_at_ms"]
-    known = ingested_ms > 0
-    return np.where(known, np.minimum(occurred_ms, ingested_ms), occurred_ms).astype(np.int64)
+    def _tell(self) -> None:
+        standing = Standing(list(self._towers), self._reading, self._topic.lag(self._reading))
+        status = self._report.status(self._around.clock_ms(), self.counts, standing, self._table, self._gate)
+        if self._around.show is not None:
+            self._around.show(status)

@@ -46,6 +46,8 @@ class EmbeddedRows:
     values: list[str]
     partitions: list[int]
     topic: str = PIN_EMBEDDED.name
+    size_bytes: int = 0
+    """Of all keys and values."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -67,15 +69,17 @@ def embedded_rows(
     columns += [',"input_mask":', _numbers(input_mask)]
     columns += [',"status":', _texts(_STATUS_TEXTS, records["status"]), ',"title":', _titles(tails)]
     columns += [',"vector":"', base64_fp16(vectors), '"}']
+    keys, values = [f"{pin}{suffix}" for pin in pin_ids], _concatenated(columns, len(records))
     return EmbeddedRows(
         tower_version=tower_version,
-        keys=[f"{pin}{suffix}" for pin in pin_ids],
-        values=_concatenated(columns, len(records)),
+        keys=keys,
+        values=values.to_list(),
         partitions=records["partition"].tolist(),
+        size_bytes=len("".join(keys)) + int(values.str.len_bytes().sum()),
     )
 
 
-def _concatenated(columns: list[pl.Series | str], height: int) -> list[str]:
+def _concatenated(columns: list[pl.Series | str], height: int) -> pl.Series:
     """Join the columns row by row. Neighbouring constants become one, so a constant column costs nothing."""
     parts: list[pl.Expr] = []
     series: list[pl.Series] = []
@@ -89,11 +93,8 @@ def _concatenated(columns: list[pl.Series | str], height: int) -> list[str]:
         parts += [pl.lit(constant), pl.col(name)]
         constant = ""
     if not height:
-        return []
-    texts: list[str] = (
-        pl.DataFrame(series).select(pl.concat_str([*parts, pl.lit(constant)])).to_series().to_list()
-    )
-    return texts
+        return pl.Series(dtype=pl.String)
+    return pl.DataFrame(series).select(pl.concat_str([*parts, pl.lit(constant)])).to_series()
 
 
 def _numbers(values: npt.NDArray[np.generic]) -> pl.Series | str:

@@ -32,6 +32,10 @@ class EmbeddedTopic(Protocol):
         """Up to `count` messages, those of one partition in order; empty when none came in time."""
         ...
 
+    def lag(self, positions: Positions) -> int:
+        """Messages from these offsets to the ends, as far as is known without asking."""
+        ...
+
     def commit(self, positions: Positions) -> None:
         """Tell the group what is durable."""
         ...
@@ -78,6 +82,14 @@ class KafkaEmbeddedTopic:
             for one in fetched
             if _is_row(one.error())
         ]
+
+    def lag(self, positions: Positions) -> int:
+        """See `EmbeddedTopic`; the ends are those of the last fetch."""
+        return sum(max(self._known_end(number) - at, 0) for number, at in positions.items())
+
+    def _known_end(self, number: int) -> int:
+        where = TopicPartition(PIN_EMBEDDED.name, number)
+        return int(self._consumer.get_watermark_offsets(where, cached=True)[1])
 
     def commit(self, positions: Positions) -> None:
         """See `EmbeddedTopic`.

@@ -17,6 +17,7 @@ from schemas.errors import DeadLetterReason, Refused
 
 from .decoding import DecodedBatch
 from .embedded_rows import EmbeddedRows, embedded_rows
+from .embedded_tiers import EVERY_PIN, EmbeddedTiers
 from .framed_batches import decode_framed
 from .pin_fold import FoldedPins, fold_pins
 from .sources import DeadLetter, Ints, SourceBatch, dead_letter
@@ -53,6 +54,8 @@ class Enriched:
     """What one batch comes to. States and rows hold each touched Pin once (rows: once per tower)."""
 
     pin_ids: Ints
+    embedded_ids: Ints
+    """Those of them that have rows: the Pins of realtime tiers."""
     records: Records
     tails: list[bytes]
     rows: list[EmbeddedRows]
@@ -68,8 +71,11 @@ def enrich(
     towers: Sequence[PinEmbedder],
     clock: Clock,
     formats: WireFormats | None = None,
+    tiers: EmbeddedTiers = EVERY_PIN,
 ) -> Enriched:
     """Decode, fold and embed. Every message ends up in a state or in a letter.
+
+    A Pin of a batch tier gets no rows, so no tower can turn its messages down either.
 
     Raises Refused when a tower fails on every Pin of a batch, RetryableError while the schema registry
     that `formats` needs is away, and whatever the store raises.
@@ -79,20 +85,27 @@ def enrich(
     times.append(clock())
     folded = fold_pins(store, decoded)
     times.append(clock())
-    vectors = [embed_rows(tower, folded.records) for tower in towers]
+    embeddable = _embeddable(folded, tiers)
+    vectors = [embed_rows(tower, embeddable.records) for tower in towers]
     times.append(clock())
     letters = [letter for _, one in decoded for letter in one.letters]
     failed = np.zeros(len(folded.pin_ids), np.bool_)
     for tower, one in zip(towers, vectors, strict=True):
         if one.failed.any():
             # Two towers may fail on one Pin; its messages are turned down once, by the first.
-            letters += _model_letters(decoded, folded, one.failed & ~failed, one.not_finite, tower.version)
-            failed |= one.failed
-    if failed.any():
-        folded = _without(folded, failed)
+            mine, not_finite = (
+                embeddable.spread(flags, len(failed)) for flags in (one.failed, one.not_finite)
+            )
+            letters += _model_letters(decoded, folded, mine & ~failed, not_finite, tower.version)
+            failed |= mine
     keep = ~failed
+    kept = embeddable.of(keep)
+    if failed.any():
+        folded, embeddable = _without(folded, failed), embeddable.only(kept)
     rows = [
-        embedded_rows(tower.version, folded.records, folded.tails, one.vectors[keep], one.input_mask[keep])
+        embedded_rows(
+            tower.version, embeddable.records, embeddable.tails, one.vectors[kept], one.input_mask[kept]
+        )
         for tower, one in zip(towers, vectors, strict=True)
     ]
     times.append(clock())
@@ -101,7 +114,43 @@ def enrich(
         batch.source.topic: int((repeated & keep[slots]).sum())
         for batch, repeated, slots in zip(batches, folded.repeated, folded.slots, strict=True)
     }
-    return Enriched(folded.pin_ids, folded.records, folded.tails, rows, letters, redelivered, stages)
+    pins, records, tails = folded.pin_ids, folded.records, folded.tails
+    return Enriched(pins, embeddable.pin_ids, records, tails, rows, letters, redelivered, stages)
+
+
+@dataclass(frozen=True)
+class _Embeddable:
+    """The states of a batch that are embedded: `places` among all of them, or None for all."""
+
+    places: npt.NDArray[np.intp] | None
+    pin_ids: Ints
+    records: Records
+    tails: list[bytes]
+
+    def of(self, flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Flags of these among the flags of all."""
+        return flags if self.places is None else flags[self.places]
+
+    def spread(self, flags: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
+        """The inverse: flags of all, unset for the others."""
+        if self.places is None:
+            return flags
+        spread = np.zeros(count, np.bool_)
+        spread[self.places] = flags
+        return spread
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> "_Embeddable":
+        """Those that are flagged; their places are asked for no more."""
+        tails = [tail for tail, is_kept in zip(self.tails, kept.tolist(), strict=True) if is_kept]
+        return _Embeddable(None, self.pin_ids[kept], self.records[kept], tails)
+
+
+def _embeddable(folded: FoldedPins, tiers: EmbeddedTiers) -> _Embeddable:
+    places = tiers.chosen(folded.pin_ids)
+    if places is None:
+        return _Embeddable(None, folded.pin_ids, folded.records, folded.tails)
+    tails = [folded.tails[place] for place in places.tolist()]
+    return _Embeddable(places, folded.pin_ids[places], folded.records[places], tails)
 
 
 @dataclass(frozen=True)

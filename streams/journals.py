@@ -12,7 +12,7 @@ sent once CURRENT says so, or the next line begins where it ended).
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from index.releases import AUDIT, ReleaseStore
 from schemas.codec import decode
-from schemas.errors import DeadLetterReason, InvalidMessage, Refused
+from schemas.errors import DeadLetterReason, InvalidMessage, Refused, RetryableError
 from schemas.topics import RANKING_LOGGED, RELEASE_PUBLISHED, Topic
 
 log = logging.getLogger(__name__)
@@ -109,10 +109,34 @@ class ReleaseJournal:
 
     def _current(self) -> str | None:
         try:
-            return ReleaseStore(self.root).current()
+            return ReleaseStore(self.root).pointer()
         except Refused as refused:
             log.warning("the last move of %s waits: %s", self.root / AUDIT, refused)
             return None
+
+
+@dataclass(frozen=True)
+class TrailJournal:
+    """The audit trail of an object store, as a file here: `write` puts down every move that happened.
+
+    Moves are only ever added to it, so positions in the file stay what they were.
+    """
+
+    path: Path
+    write: Callable[[Path], None]
+    topic: Topic = RELEASE_PUBLISHED
+
+    def files(self) -> list[Path]:
+        """See `Journal`. While the store cannot be reached the file is what it was."""
+        try:
+            self.write(self.path)
+        except (Refused, RetryableError) as error:
+            log.warning("moves of releases wait: %s", error)
+        return [self.path] if self.path.is_file() else []
+
+    def lines(self, path: Path, offset: int) -> list[Line]:
+        """See `Journal`."""
+        return [_parsed(one, self.topic) for one in whole_lines(path, offset)]
 
 
 def _came_to_nothing(line: Line, following: Line) -> bool:

@@ -25,7 +25,8 @@ def tier_of(snapshot_id: str, default: str) -> str:
 
     Ranking logs and release moves name no tier, but the snapshot that they come from.
     """
-    match = _SNAPSHOT.fullmatch(snapshot_id)
+    # A release of several tiers names all of its snapshots, the freshest tier's first.
+    match = _SNAPSHOT.fullmatch(snapshot_id.partition("+")[0])
     return default if match is None else match["tier"]
 
 

@@ -3,6 +3,10 @@
 A Pin that changes a hundred times between two flushes is written once. Until a flush is acknowledged
 its events have to stay readable in the sources; whoever takes the partition over reads them again.
 A checkpoint is produced only after the broker has acknowledged every row that it speaks of.
+
+Its `live` names the towers that every event from `covers` on is embedded with: those that were live when
+`covers` was taken, and have been ever since. While events of an earlier owner are still folded without
+rows, only the towers that this owner named himself are among them: he has embedded those events.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -47,6 +51,8 @@ class _Run:
 
     pin_ids: Ints
     covers: dict[Partition, int]
+    live: dict[int, frozenset[str]]
+    """Partition -> towers that its events from `covers` on are embedded with."""
     checkpoint_produced: bool = False
 
 
@@ -58,6 +64,8 @@ class StateFlush:
         self._dirty: list[Ints] = []
         self._covered: dict[Partition, int] = {}
         self._checkpoints: dict[int, StateCheckpointed] = {}
+        self._live: dict[int, frozenset[str]] = {}
+        self._followed: tuple[tuple[str, ...], bool] | None = None
         self._producing: list[StateCheckpointed] = []
         self._run: _Run | None = None
         self._due = environs.clock() + settings.every_seconds
@@ -67,6 +75,28 @@ class StateFlush:
         self.drop()
         self._covered, self._checkpoints = dict(covered), dict(checkpoints)
         self._dirty = [dirty] if len(dirty) else []
+        self._live = {number: frozenset(one.live) for number, one in checkpoints.items()}
+
+    def follow(self, versions: Sequence[str], *, all_emitted: bool) -> None:
+        """The batch noted last was embedded with these towers, and so are the next ones until told otherwise.
+
+        `all_emitted`: none of our partitions is still catching up silently with an earlier owner. A tower
+        that can be named for the first time hastens the flush: a batch job waits for that.
+        """
+        if (told := (tuple(versions), all_emitted)) == self._followed:
+            return
+        self._followed, live = told, frozenset(versions)
+        for number in {number for _, number in self._covered}:
+            known = self._live.get(number, frozenset())
+            self._live[number] = live if all_emitted else live & known
+            if not self._live[number] <= known:
+                self.hasten()
+        self._only_live(live)
+
+    def _only_live(self, live: frozenset[str]) -> None:
+        self._live = {number: named & live for number, named in self._live.items()}
+        if self._run is not None:
+            self._run.live = {number: named & live for number, named in self._run.live.items()}
 
     def note(self, pin_ids: Ints, offsets: Offsets) -> None:
         """A batch is stored: these Pins changed, everything before these offsets is in their states."""
@@ -80,6 +110,7 @@ class StateFlush:
     def drop(self) -> None:
         """The partitions are somebody else's, who reads again what was not flushed."""
         self._dirty, self._covered, self._checkpoints = [], {}, {}
+        self._live, self._followed = {}, None
         self._producing, self._run = [], None
 
     def next_rows(self, *, at_once: bool = False) -> StateRows | None:
@@ -107,7 +138,7 @@ class StateFlush:
         self._producing = [
             one
             for number, covers in sorted(by_partition.items())
-            if (one := self._checkpoint(number, covers, ends[number])) is not None
+            if (one := self._checkpoint(run, number, covers, ends[number])) is not None
         ]
         return _checkpoint_rows(self._producing)
 
@@ -120,15 +151,20 @@ class StateFlush:
         return position_meta({(PIN_FEATURES.name, one.partition): one.state_offset for one in done})
 
     def names_others(self, versions: Collection[str]) -> bool:
-        """Whether a checkpoint calls a tower complete that is not among these."""
-        return any(not set(one.embedded) <= set(versions) for one in self._checkpoints.values())
+        """Whether a checkpoint calls a tower complete or live that is not among these."""
+        live = set(versions)
+        return any(
+            not live.issuperset(one.embedded) or not live.issuperset(one.live)
+            for one in self._checkpoints.values()
+        )
 
     def retract(self, versions: Sequence[str]) -> StateRows | None:
         """Checkpoints that no longer name a tower which is not live: to be out before the next batch."""
+        self._only_live(frozenset(versions))
         again = [
-            one.model_copy(update={"embedded": kept, "occurred_at_ms": self._around.clock_ms()})
+            one.model_copy(update=kept | {"occurred_at_ms": self._around.clock_ms()})
             for one in self._checkpoints.values()
-            if (kept := [version for version in one.embedded if version in versions]) != one.embedded
+            if (kept := _only(versions, one)) != {"embedded": one.embedded, "live": one.live}
         ]
         self._checkpoints |= {one.partition: one for one in again}
         return _checkpoint_rows(again)
@@ -137,13 +173,15 @@ class StateFlush:
         self._due = self._around.clock() + self._settings.every_seconds
         dirty, self._dirty = self._dirty, []
         pins = np.unique(np.concatenate(dirty)) if dirty else np.empty(0, np.int64)
-        self._run = _Run(pins, dict(self._covered))
+        self._run = _Run(pins, dict(self._covered), dict(self._live))
 
-    def _checkpoint(self, number: int, covers: dict[str, int], end: int) -> StateCheckpointed | None:
+    def _checkpoint(
+        self, run: _Run, number: int, covers: dict[str, int], end: int
+    ) -> StateCheckpointed | None:
         """What is now true of this partition, or None when that was said already."""
-        embedded = sorted(self._around.embedded(number))
+        embedded, live = sorted(self._around.embedded(number)), sorted(run.live.get(number, ()))
         known = self._checkpoints.get(number)
-        if known is not None and known.covers == covers and known.embedded == embedded:
+        if known is not None and (known.covers, known.embedded, known.live) == (covers, embedded, live):
             return None
         return StateCheckpointed(
             state_topic=PIN_FEATURES.name,
@@ -151,9 +189,18 @@ class StateFlush:
             state_offset=end,
             covers=covers,
             embedded=embedded,
+            live=live,
             worker=self._settings.worker,
             occurred_at_ms=self._around.clock_ms(),
         )
+
+
+def _only(versions: Sequence[str], one: StateCheckpointed) -> dict[str, list[str]]:
+    """What a checkpoint says of these towers alone."""
+    return {
+        name: [version for version in getattr(one, name) if version in versions]
+        for name in ("embedded", "live")
+    }
 
 
 def _checkpoint_rows(checkpoints: Sequence[StateCheckpointed]) -> StateRows | None:

@@ -162,10 +162,16 @@ def _read(
 
 
 def _checkpoint(message: Message) -> StateCheckpointed | None:
+    where = f"{message.topic()}[{message.partition()}]@{message.offset()}"
+    return read_checkpoint(message.value(), where)
+
+
+def read_checkpoint(value: bytes | None, where: str) -> StateCheckpointed | None:
+    """What a row of state.checkpointed.v1 says of Pin states; None, and a warning, for one that is none."""
     try:
-        one = decode(StateCheckpointed, message.value())
+        one = decode(StateCheckpointed, value)
     except InvalidMessage as error:
-        log.warning("%s[%s]@%s: %s", message.topic(), message.partition(), message.offset(), error)
+        log.warning("%s: %s", where, error)
         return None
     return one if one.state_topic == PIN_FEATURES.name else None
 

@@ -46,6 +46,20 @@ class EnrichmentTelemetry:
             ["tower"],
             registry=registry,
         )
+        # What each live tower costs: CPU seconds of its forwards and bytes of its rows (before compression,
+        # backfill included). Place 1 and up are the price of a rollover; it ends when LIVE has one again.
+        self.embed_cpu_seconds = Counter(
+            "skewless_enrichment_embed_cpu_seconds_total",
+            "CPU seconds of tower forwards, by tower place",
+            ["tower"],
+            registry=registry,
+        )
+        self.row_bytes = Counter(
+            "skewless_enrichment_row_bytes_total",
+            "Bytes of embedded rows given to the producer, by tower place",
+            ["tower"],
+            registry=registry,
+        )
         # Events in one batch. Near the maximum all the time: the worker is behind, add another.
         self.batch_events = Histogram(
             "skewless_enrichment_batch_events",
@@ -74,6 +88,11 @@ class EnrichmentTelemetry:
         self.partitions = Gauge(
             "skewless_enrichment_partitions", "Source partitions assigned", registry=registry
         )
+        # Resident memory of the process. A second live tower adds its weights; growing all the time and
+        # with one tower: a leak, restart the worker and report it.
+        self.rss_bytes = Gauge(
+            "skewless_enrichment_rss_bytes", "Resident memory of the worker", registry=registry
+        )
         # Events that were gone from the topic before the state had them: some Pins lack updates. Have
         # their producer publish them in full again.
         self.missed_events = Counter(
@@ -93,7 +112,7 @@ class EnrichmentTelemetry:
         )
         self.backfill_complete = Gauge(
             "skewless_enrichment_backfill_complete",
-            "1 when every stored Pin has a row of this tower",
+            "1 when every stored Pin has a row of this tower by the worker's own backfill",
             ["tower"],
             registry=registry,
         )
@@ -136,4 +155,5 @@ class EnrichmentTelemetry:
                 self.dead_letters.labels(topic.name, reason.value)
         for stage in STAGES:
             self.stage_seconds.labels(stage)
-        self.rows.labels(tower_label(0))
+        for counter in (self.rows, self.embed_cpu_seconds, self.row_bytes):
+            counter.labels(tower_label(0))

@@ -11,16 +11,13 @@ import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from confluent_kafka import KafkaException
 
 from features.store import RecordStore
-from schemas.artefacts import write_atomic
-from schemas.codec import encode
-from schemas.errors import RetryableError
 from schemas.topics import EMBEDDINGS_COUNTED
 
 from .backfill import Backfill
 from .catch_up import fold_known
+from .embedded_tiers import EmbeddedTiers
 from .enrichment import Clock, PinEmbedder, enrich
 from .fetched import Fetched
 from .handover import Assignment, Handover
@@ -33,7 +30,8 @@ from .sources import enrichment_sources
 from .state_cache import CachedStore
 from .state_flush import FlushEnvirons, FlushSettings, StateFlush
 from .state_rows import StateRows
-from .telemetry import EnrichmentTelemetry, tower_label
+from .telemetry import EnrichmentTelemetry
+from .trouble import TROUBLE, PartitionsLost
 from .watchdog import Watchdog
 from .worker_report import WorkerReport
 from .worker_settings import Times, WorkerSettings
@@ -46,14 +44,6 @@ LiveTowers = Callable[[], Sequence[PinEmbedder]]
 _FENCE_SHARE = 0.5
 """Of the session timeout: after that long without contact the coordinator is asked before producing."""
 _REOPEN_SECONDS = 60.0
-
-
-class PartitionsLost(Exception):
-    """A worker was away for so long that its partitions went to another one."""
-
-
-TROUBLE = (RetryableError, PartitionsLost, KafkaException)
-"""After these the connections are closed and opened again; nothing was committed that is not done."""
 
 
 class EnrichmentWorker:
@@ -80,10 +70,12 @@ class EnrichmentWorker:
         self._clients, self._times = clients or KafkaClients(), times or Times()
         self._store = CachedStore(store)
         self._in_flight = InFlight()
-        self._backfill = Backfill(self._store, settings.backfill_chunk_pins)
-        self._report = WorkerReport(settings.name, settings.tier, telemetry, clock, self._times.wall_ms)
+        self._tiers = EmbeddedTiers(settings.tiers)
+        by_worker = settings.backfill == "worker"
+        self._backfill = Backfill(self._store, settings.backfill_chunk_pins, self._tiers, by_worker=by_worker)
+        self._report = WorkerReport(settings, telemetry, clock, self._times)
         self._watchdog = Watchdog(settings.watchdog_seconds, clock)
-        self._discarding = False
+        self._discarding = self._busy = False
         self.start()
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -131,20 +123,26 @@ class EnrichmentWorker:
     def _turn(self) -> None:
         # Who was away before this turn still has to ask.
         self._contact = self._contact if self._away() else self._clock()
-        fetched = self._intake.read(self._settings.batch_events, self._settings.poll_seconds)
-        towers = self._live_towers()
-        self._retract([tower.version for tower in towers])
+        # With a flush or a backfill to go on with, nobody waits for a fuller batch.
+        poll_seconds = 0.0 if self._busy else self._settings.poll_seconds
+        fetched = self._intake.read(self._settings.batch_events, poll_seconds)
+        # Asked after the read: whoever has just taken partitions over knows the towers of now.
+        towers = self._report.metered(self._live_towers())
+        versions = [tower.version for tower in towers]
+        self._retract(versions)
+        caught_up = self._intake.caught_up()
         # Before the batch is stored: over an empty store a backfill is through at once.
-        self._fill(towers, frozenset() if fetched and fetched.known else self._intake.caught_up())
+        filled = self._fill(towers, frozenset() if fetched and fetched.known else caught_up)
         if fetched is None:
             self._settle()
         else:
             self._step(fetched, towers)
-        self._produce_states(self._flush.next_rows())
-        self._tell(towers, idle=fetched is None)
+        self._flush.follow(versions, all_emitted=bool(caught_up))
+        self._busy = self._produce_states(self._flush.next_rows()) or filled
+        self._tell(versions, idle=fetched is None)
 
     def _retract(self, versions: Sequence[str]) -> None:
-        """No checkpoint, ours or an earlier owner's, may call a tower complete that the next rows lack."""
+        """No checkpoint, ours or an earlier owner's, may name a tower that the next rows lack."""
         if self._backfill.drops(versions) or self._flush.names_others(versions):
             # Twice: the first may let out a checkpoint that still names the tower.
             self._settle()
@@ -156,7 +154,8 @@ class EnrichmentWorker:
         """Enrich a batch while the one before it is on its way; then settle that one and let this one go."""
         if fetched.known:
             self._catch_up(fetched, towers)
-        enriched = enrich(fetched.batches, self._store, towers, self._clock, self._clients.formats)
+        formats = self._clients.formats
+        enriched = enrich(fetched.batches, self._store, towers, self._clock, formats, self._tiers)
         self._settle()
         start = self._clock()
         self._store.put_many(
@@ -177,7 +176,7 @@ class EnrichmentWorker:
 
     def _catch_up(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
         """Fold what another owner has emitted and committed."""
-        pins = fold_known(fetched.known, self._store, towers, self._clock, self._clients.formats)
+        pins = fold_known(fetched.known, self._store, towers, self._clock, self._clients.formats, self._tiers)
         self._flush.note(pins, {})
         self._report.caught_up(fetched.known)
 
@@ -212,15 +211,16 @@ class EnrichmentWorker:
             self._intake.commit(flying.offsets, wait=wait_for_commit)
         self._produce_states(self._flush.next_checkpoints(), checkpoints=True)
 
-    def _produce_states(self, rows: StateRows | None, *, checkpoints: bool = False) -> None:
+    def _produce_states(self, rows: StateRows | None, *, checkpoints: bool = False) -> bool:
         if rows is None:
-            return
+            return False
         self._check_fence()
         self._outlet.produce_rows(rows)
         if checkpoints:
             self._in_flight.others += len(rows)
         else:
             self._in_flight.state_rows += len(rows)
+        return True
 
     def _begin(self, assignment: Assignment) -> None:
         """Partitions came."""
@@ -270,31 +270,28 @@ class EnrichmentWorker:
             except TROUBLE as again:
                 trouble = again
 
-    def _fill(self, towers: Sequence[PinEmbedder], partitions: frozenset[int]) -> None:
+    def _fill(self, towers: Sequence[PinEmbedder], partitions: frozenset[int]) -> bool:
         """One chunk of a backfill. Of no partition while silent events are folded: they emit nothing."""
         if (chunk := self._backfill.next_chunk(towers, partitions)) is None:
-            return
+            return False
         self._check_fence()
         self._outlet.produce_rows(chunk.rows)
         self._in_flight.rows[chunk.ordinal] += len(chunk.rows)
         self._in_flight.meta |= chunk.meta()
-        self._telemetry.backfilled.labels(tower_label(chunk.ordinal)).inc(len(chunk.rows))
+        self._report.backfilled(chunk.ordinal, chunk.rows)
         if chunk.progress.done:
             self._flush.hasten()
             log.info("tower %s has a row of every Pin (%d)", chunk.version[:12], chunk.progress.pins)
+        return True
 
-    def _tell(self, towers: Sequence[PinEmbedder], *, idle: bool) -> None:
+    def _tell(self, versions: Sequence[str], *, idle: bool) -> None:
         """Refresh lag, backfills and status, once per interval; feed the watchdog when there is no work."""
-        if not self._report.due(self._settings.status_interval_seconds):
+        if not self._report.due():
             return
         lag = self._intake.lag(ask=idle)
         if not sum(lag.values()):
             self._watchdog.beat()
-        status = self._report.status(
-            lag, len(self._intake.assigned), [tower.version for tower in towers], self._backfill.progress
-        )
-        if self._settings.status_path is not None:
-            write_atomic(self._settings.status_path, status.model_dump_json().encode())
-        if (counted := self._report.counted()) is not None:
-            self._outlet.produce_message(EMBEDDINGS_COUNTED.name, self._settings.name, encode(counted))
+        self._report.tell(lag, len(self._intake.assigned), versions, self._backfill.progress)
+        for counted in self._report.counted():
+            self._outlet.produce_message(EMBEDDINGS_COUNTED.name, self._settings.name, counted)
             self._in_flight.others += 1

@@ -1,35 +1,50 @@
-"""What a worker tells the world: metrics, its status file and the event that counts its embeddings."""
+"""What a worker tells the world: metrics, its status file and the events that count its embeddings."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from schemas.artefacts import write_atomic
+from schemas.codec import encode
 from schemas.skew import EmbeddingsCounted
 
 from .backfill import Progress
-from .enrichment import Clock, Enriched
+from .embedded_rows import EmbeddedRows
+from .embedded_tiers import EmbeddedTiers
+from .enrichment import Clock, Enriched, PinEmbedder
 from .fetched import Fetched
 from .in_flight import InFlight
 from .sources import SourceBatch
 from .telemetry import EnrichmentTelemetry, tower_label
-from .worker_status import StatusMeter, WorkerStatus
+from .tower_costs import TowerCosts
+from .worker_settings import Times, WorkerSettings
+from .worker_status import Facts, StatusMeter, WorkerStatus
+
+
+@dataclass
+class _Tally:
+    """Pins embedded in one tier, and their rows by tower version."""
+
+    pins: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
 
 
 class WorkerReport:
     """Counts for one worker."""
 
     def __init__(
-        self,
-        worker: str,
-        tier: str,
-        telemetry: EnrichmentTelemetry,
-        clock: Clock,
-        wall_ms: Callable[[], int],
+        self, settings: WorkerSettings, telemetry: EnrichmentTelemetry, clock: Clock, times: Times
     ) -> None:
-        self._worker, self._tier, self._telemetry, self._wall_ms = worker, tier, telemetry, wall_ms
-        self._meter = StatusMeter(worker, clock)
-        self._counted_from_ms = wall_ms()
-        self._pins = 0
-        self._rows: Counter[str] = Counter()
+        self._settings, self._telemetry, self._times = settings, telemetry, times
+        self._tiers = EmbeddedTiers(settings.tiers)
+        self._costs = TowerCosts(telemetry, times.cpu_seconds)
+        self._counted_from_ms = times.wall_ms()
+        self._meter = StatusMeter(settings.name, self._counted_from_ms, clock)
+        self._tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
+
+    def metered(self, towers: Sequence[PinEmbedder]) -> list[PinEmbedder]:
+        """The same towers; what their forwards cost is counted."""
+        return self._costs.metered(towers)
 
     def batch(
         self, fetched: Fetched, enriched: Enriched, stages: Mapping[str, float], versions: Sequence[str]
@@ -49,9 +64,21 @@ class WorkerReport:
         events = sum(map(len, fetched.batches))
         self._telemetry.batch_events.observe(events)
         self._meter.add(events, len(enriched.letters))
-        self._pins += len(enriched.pin_ids)
-        for version, rows in zip(versions, enriched.rows, strict=True):
-            self._rows[version] += len(rows)
+        self._tally(enriched, versions)
+
+    def _tally(self, enriched: Enriched, versions: Sequence[str]) -> None:
+        """A Pin has one row of each tower, so the rows of a tier are as many as its Pins."""
+        for place, rows in enumerate(enriched.rows):
+            self._costs.produced(place, rows)
+        for tier, pins in self._tiers.counts(enriched.embedded_ids).items():
+            tally = self._tallies[tier]
+            tally.pins += pins
+            tally.rows.update(dict.fromkeys(versions, pins))
+
+    def backfilled(self, place: int, rows: EmbeddedRows) -> None:
+        """A chunk of a backfill is on its way."""
+        self._costs.produced(place, rows, backfill=True)
+        self._telemetry.backfilled.labels(tower_label(place)).inc(len(rows))
 
     def caught_up(self, batches: Sequence[SourceBatch]) -> None:
         """Events of another owner were folded in."""
@@ -64,39 +91,50 @@ class WorkerReport:
             self._telemetry.rows.labels(tower_label(ordinal)).inc(count)
         self._telemetry.flushed_rows.inc(flying.state_rows)
 
-    def due(self, interval_seconds: float) -> bool:
+    def due(self) -> bool:
         """Whether the last status is older than the interval."""
-        return self._meter.due(interval_seconds)
+        return self._meter.due(self._settings.status_interval_seconds)
 
-    def status(
+    def tell(
         self,
         lag: Mapping[str, int],
         partitions: int,
         versions: Sequence[str],
         backfills: Mapping[str, Progress],
     ) -> WorkerStatus:
-        """The status now; refreshes the gauges and starts the next interval."""
+        """Refresh the gauges, write the status file and start the next interval."""
         for topic, behind in lag.items():
             self._telemetry.lag.labels(topic).set(behind)
         for ordinal, version in enumerate(versions):
             progress = backfills.get(version)
             done = progress is not None and progress.done
             self._telemetry.backfill_complete.labels(tower_label(ordinal)).set(done)
-        return self._meter.status(sum(lag.values()), partitions, backfills)
-
-    def counted(self) -> EmbeddingsCounted | None:
-        """What was embedded since the last call, or None when no Pin changed."""
-        if not self._pins:
-            return None
-        until_ms = self._wall_ms()
-        counted = EmbeddingsCounted(
-            worker=self._worker,
-            tier=self._tier,
-            from_ms=min(self._counted_from_ms, until_ms),
-            until_ms=until_ms,
-            pins=self._pins,
-            rows=dict(self._rows),
+        resident = self._times.resident_bytes()
+        self._telemetry.rss_bytes.set(resident)
+        written_at_ms, costs = self._times.wall_ms(), self._costs.by_version
+        status = self._meter.status(
+            Facts(written_at_ms, sum(lag.values()), partitions, backfills, versions, resident, costs)
         )
-        self._counted_from_ms, self._pins = until_ms, 0
-        self._rows.clear()
-        return counted
+        if self._settings.status_path is not None:
+            write_atomic(self._settings.status_path, status.model_dump_json().encode())
+        return status
+
+    def counted(self) -> list[bytes]:
+        """EmbeddingsCounted of each tier in which a Pin was embedded since the last call, encoded."""
+        until_ms = self._times.wall_ms()
+        counted = [
+            EmbeddingsCounted(
+                worker=self._settings.name,
+                tier=tier,
+                from_ms=min(self._counted_from_ms, until_ms),
+                until_ms=until_ms,
+                pins=tally.pins,
+                rows=dict(tally.rows),
+            )
+            for tier, tally in self._tallies.items()
+            if tally.pins
+        ]
+        if counted:
+            self._counted_from_ms = until_ms
+            self._tallies.clear()
+        return [encode(one) for one in counted]

@@ -2,8 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+from schemas.tiers import Tiers, single_tier
+
+from .tower_costs import resident_bytes
 
 
 @dataclass(frozen=True)
@@ -11,7 +16,9 @@ class WorkerSettings:
     """How one worker works. A batch is what came within `poll_seconds`, at most `batch_events`."""
 
     name: str = "worker-0"
-    tier: str = "realtime"
+    tiers: Tiers = field(default_factory=lambda: single_tier("realtime"))
+    backfill: Literal["worker", "batch"] = "worker"
+    """Who embeds the Pins that a new tower finds: this worker between its batches, or the batch job."""
     batch_events: int = 8192
     poll_seconds: float = 0.05
     backfill_chunk_pins: int = 2048
@@ -27,7 +34,10 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Times:
-    """The wall clock, and how to wait."""
+    """The wall clock, the clock of CPU time, how to wait; and how much memory the process has."""
 
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     pause: Callable[[float], None] = time.sleep
+    cpu_seconds: Callable[[], float] = time.thread_time
+    """Of the calling thread; a worker whose towers use several takes the process's."""
+    resident_bytes: Callable[[], int] = resident_bytes

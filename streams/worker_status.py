@@ -1,11 +1,13 @@
 """What one worker says about itself in a small JSON file, for consoles."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from pydantic import BaseModel, ConfigDict
 
 from .backfill import Progress
 from .enrichment import Clock
+from .tower_costs import TowerCost
 
 
 class BackfillStatus(BaseModel):
@@ -17,25 +19,58 @@ class BackfillStatus(BaseModel):
     done: bool
 
 
+class TowerStatus(BaseModel):
+    """What one tower version has cost since the process began; see `TowerCost`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    embed_cpu_seconds: float
+    rows: int
+    row_bytes: int
+    backfill_rows: int
+
+
 class WorkerStatus(BaseModel):
-    """One worker, now: rate over the last interval, totals since its start."""
+    """One worker, now: rate over the last interval, totals since its start.
+
+    `towers` names each version that was live since `started_at_ms`. The difference of two statuses of one
+    start is what lay between them; with another `started_at_ms` all totals began anew.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     worker: str
+    started_at_ms: int
+    written_at_ms: int
     events_per_second: float
     events: int
     dead_letters: int
     lag_events: int
     partitions: int
     backfills: dict[str, BackfillStatus]
+    live: list[str]
+    rss_bytes: int
+    towers: dict[str, TowerStatus]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a status says beside what its meter has counted."""
+
+    written_at_ms: int
+    lag_events: int
+    partitions: int
+    backfills: Mapping[str, Progress]
+    live: Sequence[str]
+    rss_bytes: int
+    costs: Mapping[str, TowerCost]
 
 
 class StatusMeter:
     """Counts events and says when a status is due."""
 
-    def __init__(self, worker: str, clock: Clock) -> None:
-        self._worker, self._clock = worker, clock
+    def __init__(self, worker: str, started_at_ms: int, clock: Clock) -> None:
+        self._worker, self._started_at_ms, self._clock = worker, started_at_ms, clock
         self._since = clock()
         self._events = self._dead_letters = self._events_before = 0
 
@@ -48,19 +83,25 @@ class StatusMeter:
         """Whether the last status is older than the interval."""
         return self._clock() - self._since >= interval_seconds
 
-    def status(self, lag_events: int, partitions: int, backfills: Mapping[str, Progress]) -> WorkerStatus:
+    def status(self, facts: Facts) -> WorkerStatus:
         """The status now; starts the next interval."""
         now = self._clock()
         rate = (self._events - self._events_before) / max(now - self._since, 1e-9)
         self._since, self._events_before = now, self._events
         return WorkerStatus(
             worker=self._worker,
+            started_at_ms=self._started_at_ms,
+            written_at_ms=facts.written_at_ms,
             events_per_second=rate,
             events=self._events,
             dead_letters=self._dead_letters,
-            lag_events=lag_events,
-            partitions=partitions,
+            lag_events=facts.lag_events,
+            partitions=facts.partitions,
             backfills={
-                version: BackfillStatus(pins=one.pins, done=one.done) for version, one in backfills.items()
+                version: BackfillStatus(pins=one.pins, done=one.done)
+                for version, one in facts.backfills.items()
             },
+            live=list(facts.live),
+            rss_bytes=facts.rss_bytes,
+            towers={version: TowerStatus(**asdict(cost)) for version, cost in facts.costs.items()},
         )

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from entrypoints.cli import app
 from entrypoints.kafka_connection import kafka_settings
 from entrypoints.settings import ENV_PREFIX, Settings
+from entrypoints.wiring_shards import leaf_addresses
 from schemas.errors import Refused
 from streams.schema_registry import RegistrySettings
 
@@ -142,10 +143,26 @@ def test_the_health_checks_ask_where_the_processes_listen() -> None:
     assert f":{serve.http_port}/healthz" in DOCKERFILE
     assert '"/healthz"' in (ROOT / "serving/routes.py").read_text("utf-8")
     assert ("EXPOSE", str(serve.http_port)) in INSTRUCTIONS
-    for name in ("enrich", "stream"):
+    for name in ("enrich", "stream", "snapshots"):
         command = SERVICES[name]["command"]
         port = command[command.index("--metrics-port") + 1]
         assert f"127.0.0.1:{port}/metrics" in SERVICES[name]["healthcheck"]["test"][-1]
+
+
+def test_the_root_knows_every_leaf_at_the_place_of_its_shard() -> None:
+    sharded = {name for name, one in SERVICES.items() if "sharded" in one.get("profiles", ())}
+    leaves = leaf_addresses(settings("root").leaves)
+
+    assert sharded == {"root", *(address.split(":")[0] for address in leaves)}
+    for number, address in enumerate(leaves, start=1):
+        name, _, port = address.partition(":")
+        assert SERVICES[name]["command"] == ["leaf", "--shard", f"{number}/{len(leaves)}"]
+        assert settings(name).leaf_port == int(port)
+        assert settings(name).http_host == "0.0.0.0" and "ports" not in SERVICES[name]
+        assert f"127.0.0.1:{port}/healthz" in SERVICES[name]["healthcheck"]["test"][-1]
+        # A leaf leaves out what the root could not sell, so the two have to agree on the reserve.
+        assert settings(name).reserve_price_micros == settings("root").reserve_price_micros
+    assert '"/healthz"' in (ROOT / "serving/leaf_app.py").read_text("utf-8")
 
 
 def test_ports_are_opened_to_this_host_only_and_are_those_that_are_listened_on() -> None:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from entrypoints.releasing import Releaser
 from entrypoints.settings import Settings
-from entrypoints.wiring import release_store
+from entrypoints.store_connection import release_store
 from features.definitions import registry
 from index.loading import load_index
 from models.live_towers import write_live_towers

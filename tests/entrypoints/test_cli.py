@@ -37,6 +37,11 @@ COMMANDS = (
     "release publish",
     "release rollback",
     "release audit",
+    "embed",
+    "rollover start",
+    "rollover status",
+    "rollover finish",
+    "rollover abort",
     "towers list",
     "towers live",
     "dlq list",
@@ -135,7 +140,8 @@ def test_an_empty_data_directory_has_no_releases_and_no_towers(tmp_path: Path) -
 def test_recounting_an_empty_log_finds_nothing(tmp_path: Path) -> None:
     counted = json.loads(skewless("recount", "--json", data_dir=tmp_path).stdout)
 
-    assert counted == {"responses": 0, "pairs": 0, "mixed": 0}
+    nothing = {"responses": 0, "pairs": 0, "mixed": 0, "scored": 0, "mixed_scored": 0}
+    assert counted == [{"version_policy": policy} | nothing for policy in ("enforce", "tolerate")]
 
 
 def test_secrets_are_masked_in_the_list_of_settings() -> None:

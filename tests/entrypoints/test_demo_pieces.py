@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from entrypoints.demo import DemoOptions, run_demo
 from entrypoints.demo_children import Children
-from entrypoints.demo_report import histogram, quantile
+from entrypoints.demo_report import histogram, quantile, since
 from schemas.errors import Refused, RetryableError
 
 
@@ -23,6 +23,21 @@ def test_a_quantile_is_interpolated_inside_its_bucket() -> None:
     assert quantile(buckets, 0.5) == 1.0 + (2.0 - 1.0) * (0.5 * 4 - 1) / 2
     assert quantile(buckets, 1.0) == 4.0
     assert math.isnan(quantile([], 0.5))
+
+
+def test_freshness_is_counted_from_the_moment_at_which_the_catalogue_was_served() -> None:
+    registry = CollectorRegistry()
+    seconds = Histogram("waited_seconds", "x", buckets=(1.0, 2.0, 4.0, 30.0), registry=registry)
+    for value in (25.0, 25.0, 0.5):
+        seconds.observe(value)
+    before = histogram(generate_latest(registry).decode(), "waited_seconds")
+    for value in (1.5, 1.5, 3.0, 3.0):
+        seconds.observe(value)
+    after = histogram(generate_latest(registry).decode(), "waited_seconds")
+
+    assert since(after, before) == [(1.0, 0.0), (2.0, 2.0), (4.0, 4.0), (30.0, 4.0), (math.inf, 4.0)]
+    assert quantile(since(after, before), 1.0) == 4.0
+    assert since(after, []) == after
 
 
 def test_a_child_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:

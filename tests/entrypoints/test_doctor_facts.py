@@ -13,7 +13,7 @@ import pytest
 
 from entrypoints.releasing import build_from_snapshot
 from entrypoints.settings import Settings
-from entrypoints.wiring import release_store
+from entrypoints.store_connection import release_store
 from models.live_towers import write_live_towers
 from streams.embedded_broker import EmbeddedBroker
 from tests.entrypoints.test_cli import ROOT
@@ -105,7 +105,7 @@ def _weights_are_damaged(data: Path) -> str:
 
 def _current_names_a_ghost(data: Path) -> str:
     (data / "releases" / "CURRENT").write_text("ghost\n")
-    return "artefact ghost"
+    return "artefact CURRENT"
 
 
 def _current_is_nonsense(data: Path) -> str:

@@ -1,18 +1,27 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from entrypoints import releasing
 from entrypoints.releasing import Releaser, build_from_snapshot, check_release
 from entrypoints.settings import Settings
-from entrypoints.wiring import LiveTowers, release_store
+from entrypoints.store_connection import release_store
+from entrypoints.wiring import LiveTowers
+from index.builder import BuildReport
+from index.gates import Candidate
 from models.live_towers import read_live_towers, write_live_towers
+from schemas.artefacts import manifest_bytes
 from schemas.errors import Refused
-from tests.entrypoints.world import cut, save_tower
+from schemas.manifests import CheckResult, ReleaseManifest, SnapshotManifest
+from schemas.rollovers import Rollover
+from tests.entrypoints.world import HOUR_MS, cut, cut_tier, save_tower
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings.load(data_dir=tmp_path, keep_releases=2)
+    return Settings.load(data_dir=tmp_path, keep_releases=2, keep_snapshot_days=0)
 
 
 def test_a_snapshot_becomes_the_live_release(settings: Settings) -> None:
@@ -98,16 +107,12 @@ def test_only_the_newest_releases_and_snapshots_are_kept(settings: Settings) -> 
 
 def test_live_towers_are_read_again_but_loaded_once(settings: Settings) -> None:
     first, second = save_tower(settings.data_dir, seed=1), save_tower(settings.data_dir, seed=2)
-    now = 0.0
-    live = LiveTowers(settings, lambda: now)
+    live = LiveTowers(settings)
     assert live() == ()
 
     write_live_towers(settings.towers_dir, [first.tower_version])
-    assert live() == ()  # looked at less than half a second ago
-    now = 1.0
     (loaded,) = live()
     write_live_towers(settings.towers_dir, [first.tower_version, second.tower_version])
-    now = 2.0
 
     again, new = live()
     assert again is loaded
@@ -144,3 +149,197 @@ def test_what_was_rolled_back_is_not_published_again_by_a_cutter_that_restarts(s
     Releaser(settings)(bad)
 
     assert store.current() == good
+
+
+TIERS = """{"tiers": [
+    {"name": "realtime", "policy": "realtime", "first_bucket": 0, "end_bucket": 30},
+    {"name": "batch", "policy": "batch", "first_bucket": 30, "end_bucket": 100}]}"""
+
+
+@pytest.fixture
+def tiered(settings: Settings) -> Settings:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    (settings.data_dir / "tiers.json").write_text(TIERS)
+    return settings
+
+
+def _live(settings: Settings) -> ReleaseManifest:
+    store = release_store(settings)
+    current = store.current()
+    assert current is not None
+    return store.manifest(current)
+
+
+def test_nothing_is_released_before_every_tier_has_a_snapshot_of_the_tower(
+    tiered: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    tower = save_tower(tiered.data_dir, seed=1)
+    write_live_towers(tiered.towers_dir, [tower.tower_version])
+    caplog.set_level("INFO")
+
+    Releaser(tiered)(cut_tier(tiered.data_dir, tower, "realtime", 60))
+    assert release_store(tiered).list() == []
+    assert "none of tier batch" in caplog.text
+
+    Releaser(tiered)(cut_tier(tiered.data_dir, tower, "batch", 60))
+    assert {name: part.policy for name, part in _live(tiered).tiers.items()} == {
+        "realtime": "realtime",
+        "batch": "batch",
+    }
+    assert _live(tiered).index.rows == 60
+
+
+def test_a_new_realtime_snapshot_goes_out_with_the_newest_batch_snapshot(tiered: Settings) -> None:
+    tower = save_tower(tiered.data_dir, seed=1)
+    write_live_towers(tiered.towers_dir, [tower.tower_version])
+    publish = Releaser(tiered)
+    cut_tier(tiered.data_dir, tower, "batch", 60)
+    batch = cut_tier(tiered.data_dir, tower, "batch", 60, hour=1)
+
+    for hour in (1, 2):
+        realtime = cut_tier(tiered.data_dir, tower, "realtime", 60, hour=hour)
+        publish(realtime)
+        assert set(_live(tiered).snapshot_id.split("+")) == {realtime.snapshot_id, batch.snapshot_id}
+    assert _live(tiered).tiers["batch"].hour_ms == HOUR_MS + 3_600_000
+
+
+def test_pain_2_a_candidate_goes_live_only_when_all_tiers_are_embedded_by_it(tiered: Settings) -> None:
+    serving, candidate = save_tower(tiered.data_dir, seed=1), save_tower(tiered.data_dir, seed=2)
+    write_live_towers(tiered.towers_dir, [serving.tower_version, candidate.tower_version])
+    publish = Releaser(tiered)
+    cut_tier(tiered.data_dir, serving, "batch", 60)
+    publish(cut_tier(tiered.data_dir, serving, "realtime", 60))
+
+    publish(cut_tier(tiered.data_dir, candidate, "realtime", 60, hour=1))
+    assert _live(tiered).tower_version == serving.tower_version
+    assert read_live_towers(tiered.towers_dir)[0] == serving.tower_version
+
+    publish(cut_tier(tiered.data_dir, candidate, "batch", 60, hour=1))
+    assert _live(tiered).tower_version == candidate.tower_version
+    assert read_live_towers(tiered.towers_dir) == [candidate.tower_version]
+
+
+def test_a_late_snapshot_of_a_tower_that_retired_does_not_turn_the_rollover_back(settings: Settings) -> None:
+    old, new = save_tower(settings.data_dir, seed=1), save_tower(settings.data_dir, seed=2)
+    write_live_towers(settings.towers_dir, [old.tower_version, new.tower_version])
+    publish = Releaser(settings)
+    publish(cut(settings.data_dir, old, 30))
+    publish(cut(settings.data_dir, new, 30, hour=1))
+
+    publish(cut(settings.data_dir, old, 31, hour=2))
+
+    assert _live(settings).tower_version == new.tower_version
+
+
+def test_the_tower_before_the_live_one_is_not_published_while_both_are_live(settings: Settings) -> None:
+    old, new = save_tower(settings.data_dir, seed=1), save_tower(settings.data_dir, seed=2)
+    write_live_towers(settings.towers_dir, [old.tower_version, new.tower_version])
+    publish = Releaser(settings)
+    publish(cut(settings.data_dir, old, 30))
+    publish(cut(settings.data_dir, new, 30, hour=1))
+    write_live_towers(settings.towers_dir, [old.tower_version, new.tower_version])  # it crashed
+
+    publish(cut(settings.data_dir, old, 31, hour=2))
+
+    assert _live(settings).tower_version == new.tower_version
+
+
+def test_a_manual_rollover_builds_the_candidate_and_waits(settings: Settings) -> None:
+    serving, candidate = save_tower(settings.data_dir, seed=1), save_tower(settings.data_dir, seed=2)
+    write_live_towers(settings.towers_dir, [serving.tower_version, candidate.tower_version])
+    publish = Releaser(settings)
+    publish(cut(settings.data_dir, serving, 30))
+    record = Rollover(
+        candidate=candidate.tower_version,
+        serving=serving.tower_version,
+        started_ms=1,
+        actor="operator",
+        reason="week 27",
+        manual=True,
+        kept_snapshots=[],
+        kept_releases=[],
+        kept_runs=[],
+        baseline={},
+    )
+    (settings.towers_dir / "ROLLOVER.json").write_bytes(manifest_bytes(record))
+
+    publish(cut(settings.data_dir, candidate, 30, hour=1))
+
+    assert _live(settings).tower_version == serving.tower_version
+    built = [release_store(settings).manifest(one).tower_version for one in release_store(settings).list()]
+    assert sorted(built) == sorted([serving.tower_version, candidate.tower_version])
+
+
+def test_two_processes_that_release_at_once_leave_the_newest_of_both_tiers(tiered: Settings) -> None:
+    tower = save_tower(tiered.data_dir, seed=1)
+    write_live_towers(tiered.towers_dir, [tower.tower_version])
+    cut_tier(tiered.data_dir, tower, "batch", 60)
+    Releaser(tiered)(cut_tier(tiered.data_dir, tower, "realtime", 60))
+    both = [cut_tier(tiered.data_dir, tower, tier, 60, hour=2) for tier in ("realtime", "batch")]
+
+    with ThreadPoolExecutor(2) as beside:
+        for done in [beside.submit(Releaser(tiered), snapshot) for snapshot in both]:
+            done.result()
+
+    assert set(_live(tiered).snapshot_id.split("+")) == {one.snapshot_id for one in both}
+
+
+def test_who_built_from_what_is_no_longer_the_newest_builds_again(
+    tiered: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = save_tower(tiered.data_dir, seed=1)
+    write_live_towers(tiered.towers_dir, [tower.tower_version])
+    cut_tier(tiered.data_dir, tower, "batch", 60)
+    Releaser(tiered)(cut_tier(tiered.data_dir, tower, "realtime", 60))
+    slow = Releaser(tiered)
+    newer: list[SnapshotManifest] = []
+    build = releasing.build_from_snapshots
+
+    def meanwhile(*args: Any, **named: Any) -> BuildReport:
+        built = build(*args, **named)
+        if not newer:
+            newer.append(cut_tier(tiered.data_dir, tower, "batch", 60, hour=3))
+            Releaser(tiered)(newer[0])
+        return built
+
+    monkeypatch.setattr(releasing, "build_from_snapshots", meanwhile)
+    mine = cut_tier(tiered.data_dir, tower, "realtime", 60, hour=2)
+    slow(mine)
+
+    assert set(_live(tiered).snapshot_id.split("+")) == {mine.snapshot_id, newer[0].snapshot_id}
+
+
+def test_a_release_carries_the_answers_to_its_canary_queries_and_a_check_asks_them_again(
+    settings: Settings,
+) -> None:
+    tower = save_tower(settings.data_dir, seed=1)
+    write_live_towers(settings.towers_dir, [tower.tower_version])
+    Releaser(settings)(cut(settings.data_dir, tower, 30))
+    names = [check.name for check in check_release(settings, None)]
+    assert names[-3:] == ["canary_queries", "canaries", "loads"]
+
+
+def test_a_gate_from_outside_can_hold_a_release_back(settings: Settings) -> None:
+    tower = save_tower(settings.data_dir, seed=1)
+    write_live_towers(settings.towers_dir, [tower.tower_version])
+
+    class Never:
+        name = "never"
+
+        def __call__(self, candidate: Candidate) -> CheckResult:
+            return CheckResult(name=self.name, ok=False, detail=f"{len(candidate.rows)} rows")
+
+    Releaser(settings, [Never()])(cut(settings.data_dir, tower, 30))
+    assert release_store(settings).current() is None
+
+
+def test_pain_6_a_release_moves_tower_calibration_registry_and_pins_together(settings: Settings) -> None:
+    old, new = save_tower(settings.data_dir, seed=1), save_tower(settings.data_dir, seed=2)
+    write_live_towers(settings.towers_dir, [old.tower_version, new.tower_version])
+    publish = Releaser(settings)
+    for tower in (old, new):
+        publish(cut(settings.data_dir, tower, 30, hour=1))
+        live = _live(settings)
+        assert (live.tower_version, live.index.tower_version) == (tower.tower_version,) * 2
+        assert (live.calibration, live.registry_hash) == (tower.calibration, tower.registry_hash)
+        assert live.tiers["realtime"].versions == {tower.tower_version: 30}

@@ -1,5 +1,6 @@
 """A data directory with real, tiny artefacts: untrained towers of full shape and a few Pins."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import pyarrow as pa
 from benchmarks import fixtures
 from benchmarks.fixtures import HOUR_MS, save_tower
 from features.pin_state import STATUS_CODES, empty_records
+from features.tier_slices import in_tier
+from index.snapshots import read_snapshot, write_snapshot
 from schemas.manifests import SnapshotManifest, TowerManifest
+from schemas.tiers import read_tiers
 
-__all__ = ["HOUR_MS", "cut", "save_tower"]
+__all__ = ["HOUR_MS", "cut", "cut_tier", "save_tower"]
 
 
 def cut(data: Path, tower: TowerManifest, pins: int, hour: int = 0, title: str = "Pin") -> SnapshotManifest:
@@ -21,3 +25,21 @@ def cut(data: Path, tower: TowerManifest, pins: int, hour: int = 0, title: str =
     states["advertiser_id"] = states["pin_id"]
     titles = pa.array([f"{title} {number}" for number in range(pins)], pa.string())
     return fixtures.cut(data, tower, states, titles, HOUR_MS + hour * 3_600_000)
+
+
+def cut_tier(data: Path, tower: TowerManifest, tier: str, pins: int, hour: int = 0) -> SnapshotManifest:
+    """A snapshot of those of `pins` Pins that belong to a tier of `data/tiers.json`."""
+    whole = cut(data, tower, pins, hour)
+    _, rows = read_snapshot(data / "snapshots", whole.snapshot_id)
+    mine = in_tier(rows.attributes["pin_id"], read_tiers(data / "tiers.json", tier).named(tier))
+    shutil.rmtree(data / "snapshots" / whole.snapshot_id)
+    return write_snapshot(
+        data / "snapshots",
+        rows.take(np.flatnonzero(mine)),
+        tier=tier,
+        hour_ms=whole.hour_ms,
+        clock="event",
+        pin_inputs=whole.pin_inputs,
+        offsets={},
+        source="batch" if tier == "batch" else "stream",
+    )

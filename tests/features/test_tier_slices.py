@@ -1,7 +1,7 @@
 import numpy as np
 
-from features.tier_slices import buckets, in_tier
-from schemas.tiers import Tier
+from features.tier_slices import buckets, in_tier, tier_codes
+from schemas.tiers import Tier, Tiers
 
 
 def test_a_bucket_never_changes() -> None:
@@ -24,3 +24,17 @@ def test_every_pin_is_in_exactly_one_of_two_tiers() -> None:
 
 def test_a_tier_of_everything_holds_every_pin() -> None:
     assert in_tier(np.arange(5), Tier(name="all")).all()
+
+
+def test_the_place_of_a_pins_tier_agrees_with_the_tier_that_holds_it() -> None:
+    tiers = Tiers(
+        tiers=[
+            Tier(name="first", first_bucket=0, end_bucket=20),
+            Tier(name="second", policy="batch", first_bucket=20, end_bucket=100),
+        ]
+    )
+    pins = np.arange(2_000)
+    codes = tier_codes(pins, tiers)
+
+    for place, tier in enumerate(tiers.tiers):
+        assert (codes == place).tolist() == in_tier(pins, tier).tolist()

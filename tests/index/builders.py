@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from features.tier_slices import buckets
 from index.builder import BuildPolicy, Kind, build_release
+from index.release_contract import Releases
 from index.releases import ReleaseStore
 from index.row_files import ATTRIBUTES, Matrix, SnapshotRows
 from index.snapshots import write_snapshot
 from schemas.artefacts import MANIFEST, READY, file_entry
-from schemas.manifests import Calibration, ReleaseManifest, SnapshotManifest, TowerManifest
+from schemas.manifests import Calibration, Offsets, ReleaseManifest, SnapshotManifest, TowerManifest
+from schemas.tiers import Tier, Tiers
 
 HOUR_MS = 3_600_000
 FIRST_HOUR_MS = 1_514_761_200_000  # 2017-12-31T23:00Z
@@ -54,6 +57,23 @@ def rows_of(
     )
 
 
+TIERS = Tiers(
+    tiers=[
+        Tier(name="realtime", policy="realtime", first_bucket=0, end_bucket=30),
+        Tier(name="batch", policy="batch", first_bucket=30, end_bucket=100),
+    ]
+)
+
+
+def split_by_tier(rows: SnapshotRows) -> dict[str, SnapshotRows]:
+    """The rows of each of TIERS."""
+    found = buckets(rows.attributes["pin_id"])
+    return {
+        tier.name: rows.take(np.flatnonzero((found >= tier.first_bucket) & (found < tier.end_bucket)))
+        for tier in TIERS.tiers
+    }
+
+
 def tower_of(version: str = TOWER_A, *, dimension: int = 8, registry_hash: str = REGISTRY) -> TowerManifest:
     return TowerManifest(
         tower_version=version,
@@ -78,7 +98,7 @@ class Workshop:
 
     root: Path
     ticks: int = 0
-    releases: ReleaseStore = field(init=False)
+    releases: Releases = field(init=False)
 
     def __post_init__(self) -> None:
         self.releases = ReleaseStore(self.root / "releases", self._now_ms)
@@ -91,15 +111,34 @@ class Workshop:
     def snapshots(self) -> Path:
         return self.root / "snapshots"
 
-    def cut(self, rows: SnapshotRows, hour: int = 0) -> SnapshotManifest:
+    def cut(
+        self,
+        rows: SnapshotRows,
+        hour: int = 0,
+        tier: str = "realtime",
+        offsets: Offsets | None = None,
+    ) -> SnapshotManifest:
+        """A cut of the stream; tiers whose name begins with `batch` were embedded all at once."""
         return write_snapshot(
             self.snapshots,
             rows,
-            tier="realtime",
+            tier=tier,
             hour_ms=FIRST_HOUR_MS + hour * HOUR_MS,
             clock="event",
             pin_inputs=INPUTS,
-            offsets={"pin.embedded.v1": {0: 10, 1: 20}},
+            offsets={"pin.embedded.v1": {0: 10, 1: 20}} if offsets is None else offsets,
+            source="batch" if tier.startswith("batch") else "stream",
+        )
+
+    def join(self, cuts: Sequence[SnapshotManifest], policy: BuildPolicy | None = None) -> ReleaseManifest:
+        """A release of several snapshots."""
+        return build_release(
+            self.releases,
+            self.snapshots,
+            [one.snapshot_id for one in cuts],
+            tower=tower_of(),
+            registry_hash=REGISTRY,
+            policy=policy,
         )
 
     def build(

@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 import pytest
 
+from index.builder import BuildPolicy, build_release
 from index.contents import LISTS, TRAINED, read_release, write_lists
 from index.handle import Handle
 from index.loading import LoadedIndex, load_index
@@ -18,16 +19,19 @@ from schemas.errors import Refused
 from tests.index.builders import (
     OTHER_REGISTRY,
     REGISTRY,
+    TIERS,
     TOWER_A,
     TOWER_B,
     Workshop,
     reseal,
     rows_of,
+    split_by_tier,
     tower_of,
     unshare,
 )
 
 ROWS = 100
+SLICES = split_by_tier(rows_of(ROWS))
 
 
 @dataclass
@@ -195,7 +199,7 @@ def _forget_attributes(directory: Path) -> None:
         pytest.param("not_ready", _remove(READY), id="missing-ready"),
         pytest.param("bad_checksum", _flip("vectors.safetensors", -1), id="checksum"),
         pytest.param("wrong_size", _cut_off, id="size"),
-        pytest.param("future_format", _manifest("format", value=2), id="future"),
+        pytest.param("future_format", _manifest("format", value=3), id="future"),
         pytest.param("bad_manifest", _manifest("colour", value="red"), id="unknown-key"),
         pytest.param("bad_manifest", _manifest("format", value=0), id="no-format"),
         pytest.param("wrong_id", _manifest("release_id", value="other"), id="renamed"),
@@ -324,3 +328,78 @@ def test_a_flipped_bit_anywhere_in_any_file_is_seen(tmp_path: Path, kind: str) -
             assert caught.value.code == "bad_checksum", (path.name, position)
         path.write_bytes(intact)
     assert len(read_release(directory).rows) == 40
+
+
+def _snapshot_of(damage: Callable[[Path], None]) -> Callable[[Workshop], str]:
+    """A good snapshot of hour two, then damaged."""
+
+    def made(workshop: Workshop) -> str:
+        snapshot = workshop.cut(rows_of(ROWS), 2).snapshot_id
+        unshare(workshop.snapshots / snapshot)
+        damage(workshop.snapshots / snapshot)
+        return snapshot
+
+    return made
+
+
+def _of_rows(rows: SnapshotRows, hour: int = 2) -> Callable[[Workshop], str]:
+    return lambda workshop: workshop.cut(rows, hour).snapshot_id
+
+
+def _from_the_future(directory: Path) -> None:
+    reseal(directory, lambda manifest: manifest.update(format=99))
+
+
+def _with_an_l2_index(workshop: Workshop) -> str:
+    """A snapshot has no metric; the index that is built of it has, and is refused when it goes live."""
+    release = workshop.build(rows_of(ROWS, seed=2), 2, kind="ivf").release_id
+    unshare(workshop.releases.directory(release))
+    _of_metric(workshop.releases.directory(release))
+    return release
+
+
+T8: dict[str, tuple[str, Callable[[Workshop], str]]] = {
+    "empty": ("empty_release", _of_rows(rows_of(0))),
+    "short": ("too_few_rows", _of_rows(rows_of(ROWS // 2 - 1))),
+    "mixed version": ("mixed_versions", _of_rows(rows_of(ROWS, versions=(TOWER_A, TOWER_B)))),
+    "wrong dimension": ("wrong_dimension", _of_rows(rows_of(ROWS, dimension=12))),
+    "NaN": ("not_finite", _of_rows(_with(rows_of(ROWS), 40, float("nan")))),
+    "wrong metric": ("wrong_metric", _with_an_l2_index),
+    "stale": ("stale_release", _of_rows(rows_of(ROWS), 0)),
+    "duplicate ids": ("duplicate_pins", _of_rows(_twice(rows_of(ROWS)))),
+    "missing tier": ("missing_tier", lambda workshop: workshop.cut(SLICES["realtime"], 2).snapshot_id),
+    "bad checksum": ("bad_checksum", _snapshot_of(_flip("vectors.safetensors", -1))),
+    "future version": ("future_format", _snapshot_of(_from_the_future)),
+    "wrong model": ("wrong_tower", _of_rows(rows_of(ROWS, versions=(TOWER_B,)))),
+}
+"""The twelve kinds of bad snapshot, each with the reason that it is refused for."""
+
+
+@pytest.mark.parametrize("kind", T8)
+def test_t8_each_of_the_twelve_kinds_of_bad_snapshot_is_refused_by_its_reason_and_the_old_one_serves(
+    serving: Serving, kind: str
+) -> None:
+    code, make = T8[kind]
+    snapshot = make(serving.workshop)
+    built = serving.workshop.releases.list()
+    policy = BuildPolicy(tiers=TIERS) if kind == "missing tier" else BuildPolicy()
+
+    def roll_out() -> None:
+        if kind == "wrong metric":
+            serving.roll_out(snapshot)
+        release = build_release(
+            serving.workshop.releases,
+            serving.workshop.snapshots,
+            snapshot,
+            tower=tower_of(),
+            registry_hash=REGISTRY,
+            policy=policy,
+        )
+        serving.roll_out(release.release_id)
+
+    _refused(serving, code, roll_out)
+    assert serving.workshop.releases.list() == built
+
+
+def test_the_kinds_of_bad_snapshot_are_twelve_with_twelve_reasons() -> None:
+    assert len(T8) == len({code for code, _ in T8.values()}) == 12

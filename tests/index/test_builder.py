@@ -1,17 +1,20 @@
 """What a build writes, measures and calls itself."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from index.builder import FLAT_UP_TO_ROWS, BuildPolicy, kind_for, lists_for
+from index.builder import FLAT_UP_TO_ROWS, BuildPolicy, build_release, kind_for, lists_for
 from index.contents import FILES
 from index.loading import load_index
+from index.release_contract import Releases
+from index.snapshots import retain_snapshots
 from index.vector_index import ExactIndex
 from schemas.errors import Refused
 from schemas.manifests import Calibration
-from tests.index.builders import REGISTRY, TOWER_A, Workshop, rows_of, tower_of
+from tests.index.builders import REGISTRY, TIERS, TOWER_A, Workshop, rows_of, split_by_tier, tower_of
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def test_a_release_pins_together_what_it_was_made_from(workshop: Workshop) -> No
 def test_every_check_that_passed_is_in_the_manifest(workshop: Workshop) -> None:
     manifest = workshop.build(rows_of(30))
     assert [check.name for check in manifest.checks] == [
-        "row_count",
+        "complete",
         "not_empty",
         "one_tower_version",
         "dimension",
@@ -115,3 +118,56 @@ def test_a_snapshot_cut_for_other_inputs_is_refused(workshop: Workshop) -> None:
     tower = tower_of().model_copy(update={"pin_inputs": ["brand"]})
     with pytest.raises(Refused, match="other_inputs"):
         workshop.build(rows_of(30), tower=tower)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_a_release_rebuilt_from_a_retained_snapshot_is_the_same_byte_for_byte(
+    tmp_path: Path, kind: str
+) -> None:
+    workshop = Workshop(tmp_path)
+    slices = split_by_tier(rows_of(400))
+    old = [workshop.cut(slices["realtime"], 1), workshop.cut(slices["batch"], 0, "batch")]
+    for hour in (2, 3):
+        workshop.cut(slices["realtime"], hour)
+    policy = BuildPolicy(tiers=TIERS)
+
+    def build(releases: Releases) -> dict[str, bytes]:
+        built = build_release(
+            releases,
+            workshop.snapshots,
+            [one.snapshot_id for one in old],
+            tower=tower_of(),
+            registry_hash=REGISTRY,
+            kind=kind,  # type: ignore[arg-type]  # a parametrised literal
+            policy=policy,
+        )
+        return {path.name: path.read_bytes() for path in releases.directory(built.release_id).iterdir()}
+
+    first = build(workshop.releases)
+    shutil.rmtree(workshop.releases.root)
+    retain_snapshots(workshop.snapshots, "realtime", 3)
+    assert build(workshop.releases) == first
+
+
+def test_a_snapshot_that_is_cleared_away_during_the_build_is_missed_by_name(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: Path, target: Path) -> None:
+        raise FileNotFoundError(target)
+
+    monkeypatch.setattr(Path, "hardlink_to", gone)
+    with pytest.raises(Refused, match="missing_file"):
+        workshop.build(rows_of(30))
+    assert workshop.releases.list() == []
+
+
+def test_where_files_cannot_be_shared_they_are_copied_and_hashed(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_device(self: Path, target: Path) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    shared = workshop.build(rows_of(30))
+    shutil.rmtree(workshop.releases.root)
+    monkeypatch.setattr(Path, "hardlink_to", other_device)
+    assert workshop.build(rows_of(30)) == shared

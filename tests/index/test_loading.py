@@ -1,17 +1,20 @@
 """A loaded release is the snapshot it was built from, whole, and lets go of it when closed."""
 
 import gc
+import shutil
 import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from index.builder import build_release
 from index.handle import Handle
 from index.loading import LoadedIndex, load_index
+from index.releases import ReleaseStore
 from index.vector_index import pack
 from schemas.errors import Refused
-from tests.index.builders import REGISTRY, TOWER_A, Workshop, reseal, rows_of
+from tests.index.builders import REGISTRY, TOWER_A, Workshop, reseal, rows_of, tower_of
 
 KINDS = pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
 
@@ -105,3 +108,35 @@ def test_a_manifest_with_a_failed_check_is_refused(tmp_path: Path) -> None:
 def test_a_release_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="not_ready"):
         load_index(Workshop(tmp_path).releases, "20171231T23Z-none", registry_hash=REGISTRY)
+
+
+FORMAT_1 = Path(__file__).parents[1] / "fixtures" / "format1"
+
+
+def test_a_release_of_format_1_still_loads_and_answers(tmp_path: Path) -> None:
+    shutil.copytree(FORMAT_1 / "releases", tmp_path / "releases")
+    store = ReleaseStore(tmp_path / "releases")
+    (release,) = store.list()
+    manifest = store.manifest(release)
+    assert (manifest.format, manifest.tiers, manifest.version_policy) == (1, {}, "enforce")
+    index = load_index(store, release, registry_hash=REGISTRY)
+    rows = rows_of(12)
+    assert np.array_equal(index.attributes, rows.attributes)
+    assert np.array_equal(index.vectors, rows.vectors)
+    assert index.search(rows.vectors[4].astype(np.float32), 1)[1].tolist() == [4]
+    store.publish(release, actor="test", reason="from before")
+    assert store.current() == release
+
+
+def test_a_snapshot_of_format_1_can_still_be_built_and_replaces_a_release_of_format_1(tmp_path: Path) -> None:
+    shutil.copytree(FORMAT_1, tmp_path, dirs_exist_ok=True)
+    workshop = Workshop(tmp_path)
+    (old,) = workshop.releases.list()
+    workshop.releases.publish(old, actor="test", reason="from before")
+    (snapshot,) = workshop.snapshots.iterdir()
+    new = build_release(
+        workshop.releases, workshop.snapshots, snapshot.name, tower=tower_of(), registry_hash=REGISTRY
+    )
+    assert (new.format, list(new.tiers), new.index.rows) == (2, ["realtime"], 12)
+    workshop.releases.publish(new.release_id, actor="test", reason="of today")
+    assert workshop.releases.current() == new.release_id

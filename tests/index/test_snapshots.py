@@ -11,6 +11,7 @@ from index.row_files import ATTRIBUTES_FILE, VECTORS, SnapshotRows
 from index.snapshots import (
     hour_name,
     list_snapshots,
+    newest_of_tiers,
     read_snapshot,
     retain_snapshots,
     snapshot_manifest,
@@ -161,3 +162,50 @@ def test_retention_keeps_the_newest_of_each_tower_version_and_leaves_other_tiers
     assert sorted(deleted) == sorted(cut.snapshot_id for cut in cuts[:2])
     assert list_snapshots(workshop.snapshots) == sorted(cut.snapshot_id for cut in cuts[2:])
     assert retain_snapshots(workshop.snapshots, "another-tier", 1) == []
+
+
+def test_of_older_snapshots_the_last_of_each_day_is_kept_for_some_days(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    # The first hour is 23:00, so hours 1 to 24 are the day after it.
+    cuts = {hour: workshop.cut(rows_of(20 + hour), hour) for hour in (0, 1, 5, 24, 25, 30, 49, 50)}
+
+    retain_snapshots(workshop.snapshots, "realtime", 2, days=2)
+
+    kept = {hour for hour, one in cuts.items() if one.snapshot_id in list_snapshots(workshop.snapshots)}
+    assert kept == {49, 50, 30}
+    assert retain_snapshots(workshop.snapshots, "realtime", 2, days=2) == []
+
+
+def test_the_newest_snapshot_of_each_tier_is_found_by_tower_version(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    workshop.cut(rows_of(20), 1)
+    newest = workshop.cut(rows_of(20), 2)
+    batch = workshop.cut(rows_of(5), 1, "batch")
+    workshop.cut(rows_of(20, versions=(TOWER_B,)), 3)
+    workshop.cut(rows_of(20, versions=(TOWER_A, TOWER_B)), 4)
+    found = newest_of_tiers(workshop.snapshots, TOWER_A)
+    assert found == {"realtime": newest, "batch": batch}
+
+
+def test_of_one_hour_the_cut_that_covers_more_is_the_newer(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    more = workshop.cut(rows_of(20), 1, offsets={"pin.embedded.v1": {0: 10, 1: 21}})
+    workshop.cut(rows_of(20), 1, offsets={"pin.embedded.v1": {0: 10, 1: 20}})
+    assert newest_of_tiers(workshop.snapshots, TOWER_A) == {"realtime": more}
+
+
+def test_a_damaged_manifest_hides_no_other_snapshot(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    good = workshop.cut(rows_of(20), 1)
+    damaged = workshop.cut(rows_of(21), 2)
+    (workshop.snapshots / damaged.snapshot_id / "manifest.json").write_bytes(b"{}")
+    assert newest_of_tiers(workshop.snapshots, TOWER_A) == {"realtime": good}
+    assert retain_snapshots(workshop.snapshots, "realtime", 1) == []
+
+
+def test_a_file_of_a_snapshot_can_be_read_by_another_user(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    directory = workshop.snapshots / workshop.cut(rows_of(3)).snapshot_id
+    assert {path.name: path.stat().st_mode & 0o044 for path in directory.iterdir()} == dict.fromkeys(
+        [ATTRIBUTES_FILE, VECTORS, "READY", "manifest.json"], 0o044
+    )

@@ -175,10 +175,10 @@ def test_metrics_count_what_happened(call: Caller) -> None:
     for line in (
         'skewless_rank_requests_total{outcome="ok"} 1.0',
         'skewless_rank_requests_total{outcome="invalid"} 1.0',
-        "skewless_mixed_version_responses_total 0.0",
+        'skewless_mixed_version_responses_total{version_policy="enforce"} 0.0',
         'skewless_rank_duration_seconds_count{stage="l1"} 1.0',
         "skewless_cold_start_requests_total 1.0",
-        'skewless_event_to_servable_seconds_bucket{le="+Inf"} 0.0',
+        'skewless_mixed_version_pairs_total{version_policy="enforce"} 0.0',
     ):
         assert line in text
 
@@ -189,6 +189,8 @@ def test_status_holds_what_the_console_shows(call: Caller) -> None:
     assert status["live"]["aligned"] is True
     assert status["live"]["version_mix"] == {TOWER: 30}
     assert status["live"]["feature_coverage"] == {"price": 1.0, "content": 1.0}
+    assert (status["version_policy"], status["live"]["version_policy"]) == ("enforce", "enforce")
+    assert status["rollover"] is status["delta"] is None
     assert status["requests"]["total"] == 1
     assert set(status["requests"]["stages"]) == {"query_tower", "retrieval", "l1", "auction", "total"}
     assert status["embedded_broker"] is False

@@ -116,7 +116,8 @@ def test_publish_swap_roll_back_and_recount(world: World) -> None:
     ]
     assert status["live"]["feature_coverage"]["pin_id"] == 1.0
     world.parts.close()
-    assert recount_mixed(world.data / "logs") == (3, 15, 0)
+    counted = recount_mixed(world.data / "logs")
+    assert (counted.responses, counted.pairs, counted.mixed) == (3, 15, 0)
 
 
 def test_a_damaged_release_is_refused_and_the_old_one_serves_on(world: World) -> None:

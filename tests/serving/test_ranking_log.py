@@ -11,7 +11,7 @@ from schemas.ranking import RankRequest
 from serving.live_release import Assembly
 from serving.parts import ServingParts
 from serving.ranked import Ranked
-from serving.ranking_log import LogLimits, RankingLogWriter, Recount, read_ranking_log, recount_mixed
+from serving.ranking_log import Counted, LogLimits, RankingLogWriter, read_ranking_log, recount_mixed
 
 from .fakes import FakeTower, fake_index, live, pins, version
 
@@ -65,7 +65,9 @@ def test_files_are_closed_at_their_size_and_read_in_order(tmp_path: Path, ranked
     log.close()
     sizes = [path.stat().st_size for path in sorted(tmp_path.glob("*.jsonl"))]
     assert len(sizes) > 2
-    assert recount_mixed(tmp_path) == Recount(responses=200, pairs=800, mixed=0)
+    counted = recount_mixed(tmp_path)
+    assert (counted.responses, counted.pairs, counted.mixed) == (200, 800, 0)
+    assert counted.tolerate == Counted()
 
 
 def test_a_restart_begins_a_new_file(tmp_path: Path, ranked: Ranked) -> None:
@@ -99,7 +101,9 @@ def test_the_recount_finds_mixed_pairs(tmp_path: Path, parts: ServingParts, asse
     log = writer(tmp_path, [])
     log.append(parts.pipeline.rank(RankRequest(slots=3)))
     log.close()
-    assert recount_mixed(tmp_path) == Recount(responses=1, pairs=3, mixed=3)
+    counted = recount_mixed(tmp_path)
+    assert (counted.enforce.responses, counted.enforce.pairs, counted.enforce.mixed) == (1, 3, 3)
+    assert not counted.kept
 
 
 def test_the_ledger_and_the_log_agree_to_the_micro(parts: ServingParts, assembly: Assembly) -> None:

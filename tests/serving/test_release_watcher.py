@@ -7,10 +7,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from index.handle import Handle
-from schemas.errors import Refused
+from index.object_store import StoreRefused
+from schemas.errors import Refused, RetryableError
 from serving.live_release import Assembly, Awaiting, LiveRelease, Served
 from serving.parts import ServingParts
-from serving.release_watcher import RETRY_SECONDS, ReleaseWatcher
+from serving.release_watcher import RETRY_SECONDS, ReleaseWatcher, Source
 from serving.swaps import SwapHistory
 from serving.telemetry import ServingTelemetry
 
@@ -25,6 +26,7 @@ class World:
     def __init__(self, assembly: Assembly) -> None:
         self.clock = FakeClock()
         self.current: str | None = None
+        self.last_seen: str | None = None
         self.unreadable: Exception | None = None
         self.shelf: dict[str, FakeIndex | Exception] = {}
         self.loads: list[str] = []
@@ -34,8 +36,7 @@ class World:
         retired: deque[Callable[[], None]] = deque()
         self.handle: Handle[Served] = Handle(Awaiting(), retired.append)
         self.watcher = ReleaseWatcher(
-            self.read,
-            self.load,
+            Source(self.read, self.load, lambda: self.last_seen),
             self.handle,
             history=self.history,
             telemetry=ServingTelemetry(self.metrics),
@@ -178,10 +179,11 @@ def test_event_to_servable_counts_the_rows_newer_than_the_release_before(world: 
     assert freshness is not None
     assert (freshness.rows, freshness.p50_seconds) == (3, 20.0)
     counted = world.metrics.get_sample_value
-    assert counted("skewless_event_to_servable_seconds_count") == 3
-    assert counted("skewless_event_to_servable_seconds_sum") == 90
-    assert counted("skewless_event_to_servable_seconds_bucket", {"le": "15.0"}) == 1
-    assert counted("skewless_event_to_servable_seconds_bucket", {"le": "60.0"}) == 3
+    by_release = {"tier": "realtime", "path": "release"}
+    assert counted("skewless_event_to_servable_seconds_count", by_release) == 3
+    assert counted("skewless_event_to_servable_seconds_sum", by_release) == 90
+    assert counted("skewless_event_to_servable_seconds_bucket", by_release | {"le": "15.0"}) == 1
+    assert counted("skewless_event_to_servable_seconds_bucket", by_release | {"le": "60.0"}) == 3
 
 
 def test_metrics_name_only_the_served_release(world: World) -> None:
@@ -214,3 +216,72 @@ def test_the_thread_follows_current_and_stops(world: World, parts: ServingParts)
     world.watcher.start(poll_seconds=60.0)
     world.watcher.close()
     assert world.loads in ([], ["r1"])
+
+
+AWAY = RetryableError("s3://bucket/CURRENT could not be reached")
+
+
+def test_a_server_keeps_serving_while_the_store_is_away_and_says_so_once(world: World) -> None:
+    world.point_at("r1")
+    world.unreadable = AWAY
+    assert world.watcher.check() is not None
+    assert world.watcher.check() is None
+    assert world.serving() == "r1"
+    world.unreadable = None
+    world.point_at("r2")
+    assert world.serving() == "r2"
+
+
+def test_a_server_that_starts_while_the_store_is_away_serves_what_it_served_last(world: World) -> None:
+    world.unreadable, world.last_seen = AWAY, "r1"
+    world.watcher.check()
+    assert world.serving() == "r1"
+    world.last_seen = "r2"  # what was seen last is where to begin, never a reason to move
+    world.watcher.check()
+    assert (world.serving(), world.loads) == ("r1", ["r1"])
+    world.unreadable = None
+    world.point_at("r3")
+    assert world.serving() == "r3"
+
+
+@pytest.mark.parametrize(
+    "refusal", [StoreRefused("store_denied", "to be let in", "AccessDenied", "Fix."), AWAY]
+)
+def test_a_store_that_refuses_in_the_middle_of_a_load_is_asked_again(
+    world: World, refusal: Exception
+) -> None:
+    world.point_at("r1")
+    whole, world.shelf["r2"] = world.shelf["r2"], refusal
+    world.point_at("r2")
+    assert world.serving() == "r1"
+    world.shelf["r2"] = whole
+    world.clock.steady += RETRY_SECONDS[0] + 1
+    world.watcher.check()
+    assert world.serving() == "r2"
+
+
+def test_the_tiers_that_are_told_of_are_those_of_the_release_that_is_served(
+    world: World, assembly: Assembly
+) -> None:
+    world.point_at("r1")
+    with world.handle.lease() as served:
+        assert isinstance(served, LiveRelease)
+        (facts,) = world.watcher.facts_of(served)
+
+    assert (facts.name, facts.policy, facts.rows) == ("realtime", "realtime", 4)
+    assert facts.versions == {TOWER: 4}
+    assert facts.lag_seconds(NOON_MS + 60_000) == 60
+    assert world.watcher.facts_of(live(fake_index("r9", TOWER, pins(4)), assembly)) == ()
+    assert world.watcher.facts_of(None) == ()
+
+
+def test_a_store_that_cannot_be_read_is_seen_in_the_metrics(world: World) -> None:
+    reachable = world.metrics.get_sample_value
+    world.point_at("r1")
+    assert reachable("skewless_store_reachable") == 1
+    world.unreadable = OSError("gone")
+    world.watcher.check()
+    assert reachable("skewless_store_reachable") == 0
+    world.unreadable = None
+    world.watcher.check()
+    assert reachable("skewless_store_reachable") == 1

@@ -25,6 +25,8 @@ KINDS = (
     "compact",
     "trim",
     "towers",
+    "towers_at_call",
+    "towers_and_kill",
     "wall_jump",
 )
 CALLS = (
@@ -161,6 +163,15 @@ class Storm:
         """The candidate tower goes live, or is taken off again."""
         self._fleet.versions[1:] = [] if len(self._fleet.versions) > 1 else [CANDIDATE]
         self._world.trace("live towers:", len(self._fleet.versions))
+
+    def _towers_at_call(self, slot: Slot, fault: Fault) -> None:
+        """The same in the middle of what one worker does."""
+        self._arm(slot, fault, lambda: self._towers(slot, fault))
+
+    def _towers_and_kill(self, slot: Slot, fault: Fault) -> None:
+        """Whoever takes over finds other towers live than the dead one did."""
+        self._fleet.kill(slot)
+        self._towers(slot, fault)
 
     def _wall_jump(self, slot: Slot, fault: Fault) -> None:
         self._broker.wall_shift_ms += self._world.rng.randint(-100_000, 100_000)

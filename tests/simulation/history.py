@@ -2,7 +2,7 @@
 
 Kinds of violation: `lost`, `wrong_value`, `duplicate`, `phantom`, `stale_after_fresh`,
 `committed_not_delivered`, `letter_missing`, `letter_phantom`, `untrue_checkpoint`, `restored_wrong`,
-`stuck`, `crashed`.
+`untrue_tower`, `live_not_named`, `stuck`, `crashed`.
 """
 
 import base64
@@ -141,7 +141,7 @@ class History:
         self._check_covered(version, committed)
 
     def _check_covered(self, version: str, committed: Mapping[Place, int]) -> None:
-        for pin in self.oracle.pins:
+        for pin in self.oracle.embedded_pins:
             number = self.oracle.partition[pin]
             offsets = committed.get((_SOURCES[0], number), 0), committed.get((_SOURCES[1], number), 0)
             needed = self.oracle.last(pin, offsets)
@@ -172,13 +172,15 @@ class History:
                 self._check_row(f"row {message.its_partition}@{message.its_offset}", row)
                 if self.oracle.partition.get(row["pin_id"]) != message.its_partition:
                     self.complain("phantom", f"Pin {row['pin_id']} on partition {message.its_partition}")
+                if not self.oracle.embeds(row["pin_id"]):
+                    self.complain("phantom", f"a row of Pin {row['pin_id']}, which is of a batch tier")
 
     def check_newest(self, reader: SnapshotReader, version: str, where: str) -> None:
         """At rest: one row per Pin, at its newest events."""
         at = {
             row["pin_id"]: (row["changed_offset"], row["aggregated_offset"]) for row in reader.rows(version)
         }
-        for pin in self.oracle.pins:
+        for pin in self.oracle.embedded_pins:
             if at.get(pin) != self.oracle.last(pin):
                 self.complain(
                     "lost", f"Pin {pin} is at {at.get(pin)} in {where}, not at {self.oracle.last(pin)}"

@@ -1,7 +1,7 @@
 """What has to come out, from the events alone: one event after the other, in plain Python."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +39,12 @@ class _Steps:
 
 @dataclass
 class Oracle:
-    """Expected states by Pin, and the messages that have to be dead-lettered by their place."""
+    """Expected states by Pin, and the messages that have to be dead-lettered by their place.
 
+    `embeds`: whether a Pin is of a realtime tier. One that is not has no rows, and no tower turns it down.
+    """
+
+    embeds: Callable[[int], bool] = lambda pin: True
     changed: dict[int, _Steps] = field(default_factory=dict)
     aggregated: dict[int, _Steps] = field(default_factory=dict)
     partition: dict[int, int] = field(default_factory=dict)
@@ -63,7 +67,7 @@ class Oracle:
                 event = decode(model, message.its_value)
             except InvalidMessage:
                 event = None
-            if event is None or message.its_key != b"%d" % event.pin_id or event.pin_id == MODEL_POISON:
+            if event is None or message.its_key != b"%d" % event.pin_id or self._turned_down(event.pin_id):
                 self.poison[topic, message.its_partition, message.its_offset] = message
                 continue
             mine = steps.setdefault(event.pin_id, _Steps())
@@ -76,6 +80,14 @@ class Oracle:
             mine.offsets.append(message.its_offset)
             mine.states.append(before | told | times)
             self.partition[event.pin_id] = message.its_partition
+
+    def _turned_down(self, pin: int) -> bool:
+        return pin == MODEL_POISON and self.embeds(pin)
+
+    @property
+    def embedded_pins(self) -> list[int]:
+        """Those that have rows."""
+        return [pin for pin in self.pins if self.embeds(pin)]
 
     @property
     def pins(self) -> list[int]:

@@ -13,8 +13,9 @@ import numpy as np
 
 from features.store import Records
 from index import embedding_table
-from streams import intake, pin_fold, state_topic, worker
+from streams import intake, pin_fold, state_flush, state_topic, worker
 from streams.embedded_rows import EmbeddedRows
+from streams.embedded_tiers import EVERY_PIN, EmbeddedTiers
 from streams.enrichment import Enriched
 from streams.outlet import Outlet
 from streams.positions import Start
@@ -92,7 +93,7 @@ def _last_arrival_wins() -> Iterator[None]:
         return np.argsort(fields["pin_id"], kind="stable")
 
     with (
-        replaced(embedding_table, "_newer", always),
+        replaced(embedding_table, "newer", always),
         replaced(embedding_table, "_by_pin_and_age", by_arrival),
     ):
         yield
@@ -159,6 +160,42 @@ def _covers_what_came_later(start: Any) -> Any:
     return planted
 
 
+def _named_without_a_flush(next_rows: Any) -> Any:
+    def planted(self: Any, **how: Any) -> StateRows | None:
+        early = [
+            one.model_copy(update={"live": sorted(self._live[one.partition])})
+            for one in self._checkpoints.values()
+            if not self._live.get(one.partition, set()) <= set(one.live)
+        ]
+        self._checkpoints |= {one.partition: one for one in early}
+        rows: StateRows | None = state_flush._checkpoint_rows(early) or next_rows(self, **how)
+        return rows
+
+    return planted
+
+
+def _silent_events_count_as_embedded(follow: Any) -> Any:
+    def planted(self: Any, versions: Any, *, all_emitted: bool) -> None:
+        follow(self, versions, all_emitted=True)
+
+    return planted
+
+
+def _stays_named(retract: Any) -> Any:
+    return lambda self, versions: None
+
+
+def _every_tier(chosen: Any) -> Any:
+    return lambda self, pin_ids: None
+
+
+def _catches_up_as_if_all_were_embedded(fold_known: Any) -> Any:
+    def planted(*arguments: Any) -> Any:
+        return fold_known(*arguments[:-1], EVERY_PIN)
+
+    return planted
+
+
 def _first_chunk_only(next_rows: Any) -> Any:
     def planted(self: Any, **how: Any) -> StateRows | None:
         rows: StateRows | None = next_rows(self, **how)
@@ -209,6 +246,13 @@ PLANTED: dict[str, Plant] = {
         EnrichmentWorker, "_settle", _checkpoint_too_early
     ),
     "checkpoint covers what came after the flush": _replacing(StateFlush, "_start", _covers_what_came_later),
+    "a new tower is named at old offsets": _replacing(StateFlush, "next_rows", _named_without_a_flush),
+    "silent events count as embedded": _replacing(StateFlush, "follow", _silent_events_count_as_embedded),
+    "a dropped tower stays named": _replacing(EnrichmentWorker, "_retract", _stays_named),
+    "Pins of batch tiers are embedded": _replacing(EmbeddedTiers, "chosen", _every_tier),
+    "towers turn down silent events of batch tiers": _replacing(
+        worker, "fold_known", _catches_up_as_if_all_were_embedded
+    ),
     "restore stops before the end": _replacing(state_topic, "_read", _stops_before_the_end),
     "zombie without a fence": _replacing(EnrichmentWorker, "_check_fence", _no_fence),
     "reader takes the last arrival": _last_arrival_wins,

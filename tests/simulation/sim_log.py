@@ -1,6 +1,7 @@
 """Topics as append-only logs with offsets, compaction and retention."""
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError
@@ -58,6 +59,8 @@ class PartitionLog:
     high: int = 0
     records: list[SimMessage] = field(default_factory=list)
     history: list[SimMessage] = field(default_factory=list)
+    on_append: Callable[[SimMessage], None] | None = None
+    """Told of each record, for a checker that looks at every one."""
 
     def append(self, key: bytes | None, value: bytes | None, headers: Headers | None, at_ms: int) -> int:
         """Append one record; returns its offset."""
@@ -65,6 +68,8 @@ class PartitionLog:
         self.records.append(one)
         self.history.append(one)
         self.high += 1
+        if self.on_append is not None:
+            self.on_append(one)
         return one.its_offset
 
     def read(self, offset: int, count: int) -> list[SimMessage]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from prometheus_client import CollectorRegistry
 
 from schemas.errors import RetryableError
+from schemas.tiers import BUCKETS, Tier, Tiers, single_tier
 from streams import intake, state_topic, worker
 from streams.kafka import KafkaClients, KafkaSettings
 from streams.sources import enrichment_sources
@@ -31,6 +32,8 @@ from .workload import MODEL_POISON
 SERVING, CANDIDATE = "a" * 64, "b" * 64
 SESSION_SECONDS = 3.0
 _POISON = frozenset({MODEL_POISON})
+_LIVE_ARRIVES = 0.5
+"""How often a worker that looks at LIVE sees what it says now."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Slot:
     process: Process | None = None
     armed: Armed | None = None
     wanted: bool = True
+    live: tuple[str, ...] = ()
+    """LIVE as this worker's host has seen it last."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class Knobs:
     flush_seconds: float
     batch_events: int
     chunk_pins: int
+    backfill: Literal["worker", "batch"] = "worker"
+    tiers: Tiers = field(default_factory=lambda: single_tier("realtime"))
 
     @classmethod
     def draw(cls, rng: random.Random) -> "Knobs":
@@ -69,13 +76,17 @@ class Knobs:
             rng.choice((1, 2, 2, 3)),
             rng.choice((0.5, 1.2, 3.0)),
             rng.choice((3, 8, 64)),
-            rng.choice((2, 100)),
+            rng.choice((1, 2, 100)),
+            rng.choice(("worker", "worker", "batch")),
+            _tiers(rng.choice((BUCKETS, BUCKETS, 20, 65))),
         )
 
     def settings(self, name: str) -> WorkerSettings:
         """A worker's settings."""
         return WorkerSettings(
             name=name,
+            tiers=self.tiers,
+            backfill=self.backfill,
             batch_events=self.batch_events,
             poll_seconds=0.4,
             backfill_chunk_pins=self.chunk_pins,
@@ -86,6 +97,18 @@ class Knobs:
             # Its thread looks at simulated time, which is no measure for it.
             watchdog_seconds=1e9,
         )
+
+
+def _tiers(realtime_buckets: int) -> Tiers:
+    """One realtime tier, or one of so many buckets and the others in a batch tier."""
+    if realtime_buckets == BUCKETS:
+        return single_tier("realtime")
+    return Tiers(
+        tiers=[
+            Tier(name="realtime", end_bucket=realtime_buckets),
+            Tier(name="slow", policy="batch", first_bucket=realtime_buckets),
+        ]
+    )
 
 
 @contextmanager
@@ -156,13 +179,19 @@ class Fleet:
             KafkaSettings(session_timeout_ms=int(SESSION_SECONDS * 1000), heartbeat_interval_ms=400),
             self._knobs.settings(slot.name),
             SimStore(slot.disk, process),
-            lambda: [towers[version] for version in self.versions],
+            lambda: [towers[version] for version in self._seen(slot)],
             _telemetry(),
             lambda: self._scheduler.time.now,
             clients,
             Times(self._broker.wall_ms, process.sleep),
         )
         real.run(lambda: process.stopping)
+
+    def _seen(self, slot: Slot) -> tuple[str, ...]:
+        """LIVE as it reaches one host: sooner or later."""
+        if not slot.live or self._scheduler.rng.random() < _LIVE_ARRIVES:
+            slot.live = tuple(self.versions)
+        return slot.live
 
     def supervise(self) -> bool:
         """Restart what has ended. Always true, so that it can stand before a condition."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from schemas.codec import encode
 from schemas.events import PinChanged
 from schemas.topics import (
@@ -20,12 +22,15 @@ from schemas.topics import (
     STATE_CHECKPOINTED,
 )
 from streams.embedded_batches import EmbeddedDecoder
+from streams.embedded_tiers import EmbeddedTiers
 
+from .completeness import check_completeness, check_job, check_named
 from .faults import Storm, fault_plan, trim_sources
 from .history import History, SnapshotReader, Violation
+from .oracle import Oracle
 from .scheduler import Scheduler, Stuck
 from .sim_broker import Network, SimBroker
-from .sim_log import SimTopics
+from .sim_log import SimMessage, SimTopics
 from .sim_workers import SERVING, SESSION_SECONDS, Fleet, Knobs, Slot, in_one_thread
 from .workload import Sent, workload
 
@@ -62,7 +67,11 @@ class _World:
         self._knobs = Knobs.draw(self._rng)
         self._fleet = Fleet(self._scheduler, self._broker, self._knobs)
         self._storm = Storm(self._fleet, self._broker)
-        self._history = History(self._topics)
+        embedded = EmbeddedTiers(self._knobs.tiers)
+        embeds = functools.cache(lambda pin: sum(embedded.counts(np.array([pin])).values()) == 1)
+        self._history = History(self._topics, Oracle(embeds))
+        for log in (*self._topics.of(STATE_CHECKPOINTED.name), *self._topics.of(PIN_FEATURES.name)):
+            log.on_append = self._on_state
         self._reader = SnapshotReader(self._topics, _decoder(), (SERVING,))
 
     def run(self) -> Outcome:
@@ -159,7 +168,12 @@ class _World:
         self._history.check_restored(self._fleet.slots[0].disk.image)
         self._history.check_every_row()
         self._history.check_letters()
+        check_completeness(self._history, self._broker.group.committed)
         self._history.check_states()
+
+    def _on_state(self, one: SimMessage) -> None:
+        """Between two flushes commits catch up with what the checkpoint of the first one says."""
+        check_completeness(self._history, self._broker.group.committed, one.its_partition)
 
     def _read_snapshot(self) -> None:
         committed = dict(self._broker.group.committed)
@@ -168,6 +182,7 @@ class _World:
         if self._rng.random() < 0.3:
             self._reader.read_again(self._rng)
         self._history.check_snapshot(self._reader, SERVING, committed)
+        check_completeness(self._history, committed)
         self._scheduler.trace("reader", f"{self._reader.table.size(SERVING)} rows")
 
     def _check_at_rest(self) -> None:
@@ -177,8 +192,12 @@ class _World:
         self._broker.compact(PIN_EMBEDDED.name, fully=True)
         compacted = SnapshotReader(self._topics, _decoder(), tuple(self._fleet.versions))
         compacted.read_on()
-        for version in self._fleet.versions:
+        check_named(self._history, self._fleet.versions)
+        by_worker = self._knobs.backfill == "worker"
+        for version in self._fleet.versions if by_worker else [SERVING]:
             self._history.check_newest(compacted, version, "the compacted topic")
+        for version in self._fleet.versions:
+            check_job(self._history, version, self._broker.group.committed)
 
 
 @functools.cache

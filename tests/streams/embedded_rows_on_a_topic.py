@@ -87,6 +87,9 @@ class MemoryTopic:
             self._at[number] += 1
         return read
 
+    def lag(self, positions: dict[int, int]) -> int:
+        return sum(len(messages) - positions[number] for number, messages in self.log.items())
+
     def commit(self, positions: dict[int, int]) -> None:
         self.committed.append(dict(positions))
 

@@ -3,9 +3,12 @@ import pytest
 
 from features.pin_state import PIN_RECORD, empty_records
 from features.store import MemoryStore
+from features.tier_slices import buckets
 from schemas.errors import Refused
 from schemas.states import StateCheckpointed
+from schemas.tiers import Tier, Tiers
 from streams.backfill import Backfill, Chunk
+from streams.embedded_tiers import EmbeddedTiers
 from tests.fakes import FakePinTower
 from tests.schemas.examples import VERSION_A, VERSION_B
 
@@ -186,3 +189,43 @@ def test_pins_of_a_partition_that_has_gone_get_no_more_rows() -> None:
     started_over = backfill.next_chunk([OLD], ALL)
     assert started_over is not None
     assert _pins(started_over) == [0, 1]
+
+
+def _checkpoint(number: int, embedded: list[str]) -> StateCheckpointed:
+    return StateCheckpointed(
+        state_topic="pin.features.v1",
+        partition=number,
+        state_offset=0,
+        covers={},
+        embedded=embedded,
+        worker="w",
+        occurred_at_ms=0,
+    )
+
+
+def test_left_to_the_batch_job_nothing_is_embedded_and_no_tower_is_called_complete() -> None:
+    backfill = Backfill(_store(10), 3, by_worker=False)
+    assert _run(backfill, _store(10)) == []
+    backfill.acknowledged()
+    assert [backfill.embedded(number) for number in range(4)] == [[], [], [], []]
+
+
+def test_left_to_the_batch_job_what_an_owner_before_called_complete_stays_so_while_it_is_live() -> None:
+    backfill = Backfill(_store(10), 3, by_worker=False)
+    backfill.begin({1: _checkpoint(1, [VERSION_A])})
+    assert backfill.next_chunk([OLD, NEW], ALL) is None
+    backfill.acknowledged()
+    assert (backfill.embedded(1), backfill.embedded(2)) == ([VERSION_A], [])
+    assert backfill.drops([VERSION_B])
+    assert backfill.next_chunk([NEW], ALL) is None
+    assert backfill.next_chunk([OLD, NEW], ALL) is None  # back, but it has missed what came meanwhile
+    assert backfill.embedded(1) == []
+
+
+def test_pins_of_batch_tiers_are_left_out() -> None:
+    store = _store(10)
+    half = Tiers(tiers=[Tier(name="hot", end_bucket=50), Tier(name="slow", policy="batch", first_bucket=50)])
+    rows = _run(Backfill(store, 3, EmbeddedTiers(half)), store)
+    expected = np.flatnonzero(buckets(np.arange(10)) < 50).tolist()
+    assert 0 < len(expected) < 10
+    assert rows == [("a", pin) for pin in expected] + [("b", pin) for pin in expected]

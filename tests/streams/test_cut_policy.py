@@ -72,7 +72,7 @@ def test_the_wall_clock_cuts_once_per_period_before_the_rows_at_hand() -> None:
         due, policy = policy.step(_times(100.0), int(now_hours * H))
         if due is not None:
             closed.append((now_hours, due.row, due.hour_ms // H))
-    assert closed == [(6.0, 0, 5), (8.2, 0, 6)]
+    assert closed == [(6.0, 0, 5), (8.2, 0, 7)]
 
 
 def test_a_demo_can_cut_more_often_than_hourly() -> None:
@@ -90,12 +90,50 @@ def test_a_wall_clock_that_steps_back_cuts_nothing() -> None:
     assert due is None and policy == WallClockCut(open_ms=6 * H)
 
 
-def test_after_a_restart_the_wall_clock_waits_for_the_next_period() -> None:
-    policy: CutPolicy = WallClockCut(open_ms=3 * H).after_cut_of(3 * H)
-    due, policy = policy.step(_times(), int(9.5 * H))
+def test_after_a_restart_within_the_hour_the_wall_clock_waits_for_its_end() -> None:
+    policy: CutPolicy = WallClockCut().after_cut_of(3 * H)
+    due, policy = policy.step(_times(), int(4.5 * H))
     assert due is None
-    due, _ = policy.step(_times(), 10 * H)
-    assert due == Due(0, 9 * H)
+    due, _ = policy.step(_times(), 5 * H)
+    assert due == Due(0, 4 * H)
+
+
+def test_a_cutter_that_was_away_for_three_hours_cuts_once_and_says_which_hours_were_missed() -> None:
+    policy: CutPolicy = WallClockCut().after_cut_of(10 * H)
+    due, policy = policy.step(_times(), int(14.2 * H))
+    # At 14:12 hour 13 is over; 11 and 12 ended while nobody was there.
+    assert due == Due(0, 13 * H, (11 * H, 12 * H))
+    due, policy = policy.step(_times(), int(14.9 * H))
+    assert due is None
+    due, _ = policy.step(_times(), 15 * H)
+    assert due == Due(0, 14 * H)
+
+
+def test_a_cut_that_is_merely_late_misses_no_hour() -> None:
+    due, _ = WallClockCut().after_cut_of(10 * H).step(_times(), int(12.3 * H))
+    assert due == Due(0, 11 * H)
+
+
+def test_a_cutter_that_was_stuck_says_the_same_as_one_that_was_away() -> None:
+    due, _ = WallClockCut(open_ms=11 * H).step(_times(), int(14.2 * H))
+    assert due == Due(0, 13 * H, (11 * H, 12 * H))
+
+
+def test_cuts_every_ten_minutes_miss_whole_hours_only() -> None:
+    policy = WallClockCut(every_seconds=600).after_cut_of(10 * H)
+    due, _ = policy.step(_times(), int(10.8 * H))
+    assert due is None
+    due, _ = policy.step(_times(), int(13.5 * H))
+    assert due == Due(0, 13 * H, (11 * H, 12 * H))
+
+
+@pytest.mark.parametrize("policy", [EventTimeCut(5 * H), WallClockCut(open_ms=5 * H)])
+def test_rows_of_an_hour_that_is_over_are_late(policy: CutPolicy) -> None:
+    assert policy.late(_times(3.0, 4.99, 5.0, 7.0)) == 2
+
+
+def test_before_the_first_hour_nothing_is_late() -> None:
+    assert EventTimeCut().late(_times(3.0)) == 0
 
 
 @pytest.mark.parametrize(

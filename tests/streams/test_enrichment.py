@@ -5,12 +5,15 @@ import pytest
 
 from features.pin_state import PIN_RECORD, Records
 from features.store import MemoryStore, RecordStore
+from features.tier_slices import in_tier
 from schemas.codec import decode
 from schemas.embeddings import PinEmbedded, embedded_key
 from schemas.errors import DeadLetterReason, Refused
 from schemas.events import PinAggregated, PinChanged
+from schemas.tiers import Tier, Tiers
 from schemas.topics import PIN_AGGREGATED
 from schemas.vectors import decode_fp16
+from streams.embedded_tiers import EVERY_PIN, EmbeddedTiers
 from streams.enrichment import BROKEN_TOWER_PINS, Enriched, PinEmbedder, enrich
 from streams.sources import SourceBatch
 from tests.fakes import FakeEmbedded, FakePinTower
@@ -20,11 +23,14 @@ from tests.streams.mutated_events import mutated_events
 
 
 def _step(
-    store: RecordStore, *batches: SourceBatch, towers: tuple[PinEmbedder, ...] = (FakePinTower(),)
+    store: RecordStore,
+    *batches: SourceBatch,
+    towers: tuple[PinEmbedder, ...] = (FakePinTower(),),
+    tiers: EmbeddedTiers = EVERY_PIN,
 ) -> Enriched:
     """One step and the write that the worker makes of it."""
     ticks = itertools.count()
-    enriched = enrich(batches, store, towers, lambda: float(next(ticks)))
+    enriched = enrich(batches, store, towers, lambda: float(next(ticks)), tiers=tiers)
     store.put_many(enriched.pin_ids, enriched.records, enriched.tails)
     return enriched
 
@@ -181,3 +187,52 @@ def test_every_mutated_event_is_a_letter_or_in_a_row_that_decodes() -> None:
         rows, letters = rows + len(touched), letters + len(bad)
     assert rows > 500
     assert letters > 500
+
+
+HOT = Tier(name="hot", end_bucket=50)
+HALF = EmbeddedTiers(Tiers(tiers=[HOT, Tier(name="slow", policy="batch", first_bucket=50)]))
+PINS = np.arange(20)
+HOT_PINS = PINS[in_tier(PINS, HOT)].tolist()
+
+
+def test_a_pin_of_a_batch_tier_gets_a_state_and_no_row() -> None:
+    store, towers = MemoryStore(PIN_RECORD), (FakePinTower(), FakePinTower(version=VERSION_B))
+    events = [PinChanged(pin_id=pin, occurred_at_ms=5, price_micros=pin, title=str(pin)) for pin in range(20)]
+    enriched = _step(store, events_batch(events), towers=towers, tiers=HALF)
+    assert 0 < len(HOT_PINS) < 20
+    for tower in (0, 1):
+        assert [(row.pin_id, row.price_micros, row.title) for row in _rows(enriched, tower)] == [
+            (pin, pin, str(pin)) for pin in HOT_PINS
+        ]
+    assert enriched.embedded_ids.tolist() == HOT_PINS
+    records, found, _ = store.get_many(PINS)
+    assert found.all()
+    assert records["price_micros"].tolist() == PINS.tolist()
+    assert enriched.redelivered == {"pin.changed.v1": 0}
+
+
+def test_a_tower_turns_down_realtime_pins_alone() -> None:
+    store = MemoryStore(PIN_RECORD)
+    cold = sorted(set(range(20)) - set(HOT_PINS))
+    poison = frozenset({HOT_PINS[1], cold[0]})
+    events = [PinChanged(pin_id=pin, occurred_at_ms=5) for pin in range(20)]
+    towers = (FakePinTower(), FakePinTower(version=VERSION_B, poison=poison))
+    enriched = _step(store, events_batch(events), towers=towers, tiers=HALF)
+    assert [(letter.row, letter.reason) for letter in enriched.letters] == [
+        (HOT_PINS[1], DeadLetterReason.MODEL_ERROR)
+    ]
+    _, found, _ = store.get_many(PINS)
+    assert np.flatnonzero(~found).tolist() == [HOT_PINS[1]]
+    left = [pin for pin in HOT_PINS if pin != HOT_PINS[1]]
+    assert [[row.pin_id for row in _rows(enriched, tower)] for tower in (0, 1)] == [left, left]
+    expected = FakePinTower(version=VERSION_B).embed(store.get_many(np.array(left))[0]).vectors
+    rows = [decode_fp16(row.vector) for row in _rows(enriched, 1)]
+    assert rows == [tuple(vector.tolist()) for vector in expected.astype(np.float16)]
+
+
+def test_a_batch_of_nothing_but_batch_pins_has_no_rows() -> None:
+    cold = sorted(set(range(20)) - set(HOT_PINS))
+    events = [PinChanged(pin_id=pin, occurred_at_ms=5) for pin in cold]
+    enriched = _step(MemoryStore(PIN_RECORD), events_batch(events), tiers=HALF)
+    assert enriched.pin_ids.tolist() == cold
+    assert [len(rows) for rows in enriched.rows] == [0]

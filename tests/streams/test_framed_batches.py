@@ -9,8 +9,8 @@ from streams.framed_batches import decode_framed
 from streams.wire_format import WireFormats, WriterSchema
 from tests.schemas.examples import pin_changed
 from tests.streams.batches import events_batch, source_batch
-from tests.streams.registry_double import framed
-from tests.streams.test_wire_format import PIN, Schemas, avro
+from tests.streams.registry_double import Schemas, framed
+from tests.streams.test_wire_format import PIN, avro
 
 
 def formats(**by_id: WriterSchema) -> WireFormats:

@@ -4,9 +4,17 @@ import pytest
 
 from schemas.artefacts import append_durably
 from schemas.codec import encode
-from schemas.errors import DeadLetterReason
+from schemas.errors import DeadLetterReason, RetryableError
 from schemas.logs import ReleasePublished
-from streams.journals import Line, RankingJournal, ReleaseJournal, head_of, line_key, whole_lines
+from streams.journals import (
+    Line,
+    RankingJournal,
+    ReleaseJournal,
+    TrailJournal,
+    head_of,
+    line_key,
+    whole_lines,
+)
 from tests.streams.raw_events import ranking_log
 
 
@@ -141,3 +149,25 @@ def test_a_file_is_told_from_another_of_its_name(tmp_path: Path) -> None:
 
     assert (grown == before, head_of(path, 6) == before) == (True, False)
     assert head_of(tmp_path / "gone", 6) == ""
+
+
+def test_every_move_of_a_stores_trail_is_sent_and_waits_while_the_store_is_away(tmp_path: Path) -> None:
+    moves = [move("A", None)]
+    away = False
+
+    def write_trail(path: Path) -> None:
+        if away:
+            raise RetryableError("the store is away")
+        path.write_bytes(b"".join(encode(one) + b"\n" for one in moves))
+
+    journal = TrailJournal(tmp_path / "trail.jsonl", write_trail)
+    (path,) = journal.files()
+    sent = journal.lines(path, 0)
+    moves.append(move("B", "A"))
+    away = True
+    assert journal.files() == [path]
+    end = sent[-1].offset + sent[-1].size_bytes
+    assert journal.lines(path, end) == []
+    away = False
+    journal.files()
+    assert (moved(sent), moved(journal.lines(path, end))) == (["A"], ["B"])

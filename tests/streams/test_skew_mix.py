@@ -10,6 +10,7 @@ from tests.streams.raw_events import VERSION_A, VERSION_B, ranking_log
     [
         ("realtime-20170101T00Z-01234567", "realtime"),
         ("batch-eu-20170101T00Z-01234567", "batch-eu"),
+        ("realtime-20170101T05Z-01234567+batch-20170101T00Z-89abcdef", "realtime"),
         ("unnamed", "default"),
         ("realtime-2017-01234567", "default"),
     ],

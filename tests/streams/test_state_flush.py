@@ -11,6 +11,7 @@ from streams.state_rows import StateRows
 
 C, A = "pin.changed.v1", "pin.aggregated.v1"
 NONE = np.empty(0, np.int64)
+OLD, NEW, GONE = "a" * 64, "b" * 64, "c" * 64
 
 
 class _World:
@@ -143,3 +144,87 @@ def test_a_hand_over_does_not_wait_for_the_time_to_come() -> None:
     world.flush.note(np.array([1]), {(C, 1): 12})
     assert world.flush.next_rows() is None
     assert _pins(world.flush.next_rows(at_once=True)) == [1]
+
+
+def _live(world: _World) -> dict[int, list[str]]:
+    """What the next flush says is live; it has nothing else to say."""
+    world.now += 10.0
+    while world.flush.next_rows() is not None:
+        pass
+    rows = world.flush.next_checkpoints()
+    world.flush.acknowledged()
+    return {} if rows is None else {number: one.live for number, one in _said(rows).items()}
+
+
+def test_a_checkpoint_names_the_towers_that_were_live_when_its_offsets_were_taken() -> None:
+    world = _World(chunk_pins=2)
+    world.flush.follow([OLD], all_emitted=True)
+    world.flush.note(np.array([1, 3, 5]), {(C, 1): 12})
+    world.now = 10.0
+    assert _pins(world.flush.next_rows()) == [1, 3]
+    world.flush.follow([OLD, NEW], all_emitted=True)  # events from 12 on may have been embedded without it
+    assert _pins(world.flush.next_rows()) == [5]
+    assert {number: one.live for number, one in _said(world.flush.next_checkpoints()).items()} == {
+        0: [OLD],
+        1: [OLD],
+    }
+    world.flush.acknowledged()
+    assert _live(world) == {0: [OLD, NEW], 1: [OLD, NEW]}
+
+
+def test_a_tower_that_becomes_live_is_not_kept_waiting_for_the_next_flush() -> None:
+    world = _World()
+    world.flush.follow([OLD], all_emitted=True)
+    assert _live(world) == {0: [OLD], 1: [OLD]}
+    world.flush.note(np.array([4]), {(C, 0): 3})
+    world.flush.follow([OLD], all_emitted=True)
+    assert world.flush.next_rows() is None
+    world.flush.follow([OLD, NEW], all_emitted=True)
+    assert _pins(world.flush.next_rows()) == [4]
+
+
+def test_while_silent_events_are_folded_only_what_the_owner_before_has_named_is_named() -> None:
+    world = _World()
+    before = StateCheckpointed(
+        state_topic="pin.features.v1",
+        partition=0,
+        state_offset=9,
+        covers={C: 0, A: 0},
+        live=[OLD, GONE],
+        worker="v",
+        occurred_at_ms=0,
+    )
+    world.flush.begin({(C, 0): 0, (C, 1): 0}, {0: before}, NONE)
+    world.flush.follow([OLD, NEW], all_emitted=False)
+    world.flush.note(np.array([2]), {(C, 0): 4})
+    assert _live(world) == {0: [OLD], 1: []}
+    world.flush.follow([OLD, NEW], all_emitted=True)
+    assert _live(world) == {0: [OLD, NEW], 1: [OLD, NEW]}
+
+
+def test_an_owner_that_has_had_no_turn_repeats_what_was_live() -> None:
+    world = _World()
+    world.flush.follow([OLD], all_emitted=True)
+    _live(world)
+    world.flush.begin({(C, 0): 5}, dict(world.flush._checkpoints), NONE)
+    assert _live(world) == {0: [OLD]}
+
+
+def test_a_tower_that_is_no_longer_live_is_taken_back_from_what_is_out_and_from_what_is_under_way() -> None:
+    world = _World(chunk_pins=1)
+    world.embedded = {0: [], 1: []}
+    world.flush.follow([OLD, NEW], all_emitted=True)
+    _live(world)
+    world.flush.note(np.array([1, 3]), {(C, 1): 12})
+    world.now += 10.0
+    assert _pins(world.flush.next_rows()) == [1]
+    assert world.flush.names_others([OLD])
+    assert not world.flush.names_others([NEW, OLD])
+    again = _said(world.flush.retract([OLD]))
+    assert {number: (one.live, one.covers.get(C)) for number, one in again.items()} == {
+        0: ([OLD], 0),
+        1: ([OLD], 0),
+    }
+    world.flush.follow([OLD, NEW], all_emitted=True)  # it comes back before the flush is through
+    assert _pins(world.flush.next_rows()) == [3]
+    assert _said(world.flush.next_checkpoints())[1].live == [OLD]

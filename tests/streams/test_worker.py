@@ -1,6 +1,6 @@
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,22 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from features.pin_state import PIN_RECORD, Records
 from features.store import MemoryStore
+from features.tier_slices import in_tier
 from schemas.codec import decode, encode
 from schemas.embeddings import PinEmbedded
 from schemas.errors import Refused
 from schemas.events import PinChanged
-from schemas.topics import PIN_AGGREGATED, PIN_CHANGED, PIN_EMBEDDED
+from schemas.skew import EmbeddingsCounted
+from schemas.states import StateCheckpointed
+from schemas.tiers import Tier, Tiers
+from schemas.topics import (
+    EMBEDDINGS_COUNTED,
+    PIN_AGGREGATED,
+    PIN_CHANGED,
+    PIN_EMBEDDED,
+    PIN_FEATURES,
+    STATE_CHECKPOINTED,
+)
 from streams.embedded_broker import EmbeddedBroker
 from streams.enrichment import PinEmbedder
 from streams.kafka import KafkaSettings, consumer_config, producer_config
@@ -109,6 +120,92 @@ def test_a_new_live_tower_gets_a_row_of_every_stored_pin(kafka: KafkaSettings, t
     status = json.loads(path.read_text())
     assert status["backfills"][VERSION_B] == {"pins": 40, "done": True}
     assert (status["events"], status["lag_events"], status["partitions"]) == (40, 0, 64)
+    assert status["live"] == [VERSION_A, VERSION_B]
+    costs = [
+        {name: value for name, value in status["towers"][version].items() if name != "embed_cpu_seconds"}
+        for version in (VERSION_A, VERSION_B)
+    ]
+    sizes = [_bytes(kafka, version) for version in (VERSION_A, VERSION_B)]
+    assert costs == [
+        {"rows": 40, "row_bytes": sizes[0], "backfill_rows": 0},
+        {"rows": 40, "row_bytes": sizes[1], "backfill_rows": 40},
+    ]
+    assert all(status["towers"][version]["embed_cpu_seconds"] > 0 for version in (VERSION_A, VERSION_B))
+
+
+def _bytes(kafka: KafkaSettings, version: str) -> int:
+    """Of the keys and values of a tower's rows."""
+    messages = [(one.key() or b"", one.value() or b"") for one in read_all(kafka, PIN_EMBEDDED.name)]
+    return sum(
+        len(key) + len(value)
+        for key, value in messages
+        if decode(PinEmbedded, value).tower_version == version
+    )
+
+
+def _newest(kafka: KafkaSettings) -> dict[int, StateCheckpointed]:
+    said = [decode(StateCheckpointed, one.value()) for one in read_all(kafka, STATE_CHECKPOINTED.name)]
+    return {one.partition: one for one in said}
+
+
+def test_a_tower_that_becomes_live_is_named_at_once_and_one_that_goes_is_taken_back_before_the_next_row(
+    kafka: KafkaSettings,
+) -> None:
+    _publish(kafka, *(PinChanged(pin_id=pin, occurred_at_ms=5) for pin in range(40)))
+    towers: list[PinEmbedder] = [FakePinTower()]
+    settings = WorkerSettings(
+        poll_seconds=0.02, flush_seconds=3_600.0, backfill="batch", status_interval_seconds=0.05
+    )
+    running = RunningWorker(kafka, MemoryStore(PIN_RECORD), towers, settings)
+    running.wait("rows_total", 40, tower="0")
+    towers.append(FakePinTower(version=VERSION_B))
+    _until(lambda: {tuple(one.live) for one in _newest(kafka).values()} == {(VERSION_A, VERSION_B)})
+    assert len(_newest(kafka)) == PIN_CHANGED.partitions
+    assert sum(sum(one.covers.values()) for one in _newest(kafka).values()) == 40
+    assert len(read_all(kafka, PIN_FEATURES.name)) == 40
+
+    towers.pop()
+    _publish(kafka, PinChanged(pin_id=1, occurred_at_ms=6, price_micros=9))
+    running.wait("rows_total", 41, tower="0")
+    assert {tuple(one.live) for one in _newest(kafka).values()} == {(VERSION_A,)}
+    running.stop()
+    # The job does the backfill: no row of B, and nobody is told that one has all Pins.
+    assert {row.tower_version for row in _rows(kafka)} == {VERSION_A}
+    assert {tuple(one.embedded) for one in _newest(kafka).values()} == {()}
+
+
+def _until(so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not so():
+        assert time.monotonic() < deadline
+
+
+def test_pins_of_a_batch_tier_get_state_rows_and_no_embedded_ones(kafka: KafkaSettings) -> None:
+    hot, warm = Tier(name="hot", end_bucket=30), Tier(name="warm", first_bucket=30, end_bucket=60)
+    slow = Tier(name="slow", policy="batch", first_bucket=60)
+    _publish(kafka, *(PinChanged(pin_id=pin, occurred_at_ms=5) for pin in range(200)))
+    towers: list[PinEmbedder] = [FakePinTower()]
+    settings = WorkerSettings(
+        tiers=Tiers(tiers=[hot, warm, slow]), poll_seconds=0.02, status_interval_seconds=0.05
+    )
+    running = RunningWorker(kafka, MemoryStore(PIN_RECORD), towers, settings)
+    running.wait("events_total", 200, topic=PIN_CHANGED.name, result="applied")
+    towers.append(FakePinTower(version=VERSION_B))
+    running.wait("backfill_complete", 1, tower="1")
+    running.stop()
+    pins = np.arange(200)
+    mine = {tier.name: set(pins[in_tier(pins, tier)].tolist()) for tier in (hot, warm, slow)}
+    embedded = mine["hot"] | mine["warm"]
+    for version in (VERSION_A, VERSION_B):
+        assert {row.pin_id for row in _rows(kafka) if row.tower_version == version} == embedded
+    states = {json.loads(one.value() or b"")["pin_id"] for one in read_all(kafka, PIN_FEATURES.name)}
+    assert states == set(range(200))
+    counted = [decode(EmbeddingsCounted, one.value()) for one in read_all(kafka, EMBEDDINGS_COUNTED.name)]
+    for tier in ("hot", "warm"):
+        its = [one for one in counted if one.tier == tier]
+        assert sum(one.pins for one in its) == len(mine[tier])
+        assert sum(one.rows[VERSION_A] for one in its) == len(mine[tier])
+    assert {one.tier for one in counted} == {"hot", "warm"}
 
 
 def test_two_workers_share_the_partitions_and_lose_nothing_when_one_leaves(kafka: KafkaSettings) -> None:

@@ -1,0 +1,183 @@
+"""`skewless embed`: which tiers are embedded with which towers, when, and what becomes of the snapshot."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from features.definitions import registry
+from index.snapshots import newest_of_tiers, snapshot_manifest
+from models.live_towers import read_live_towers
+from models.predictor import PinTower
+from schemas.artefacts import write_atomic
+from schemas.errors import Refused
+from schemas.manifests import SnapshotManifest
+from schemas.tiers import Tier
+from streams.batch_embedder import BatchEmbedder, Embedded, EmbedPlan, EmbedSurroundings, Share
+from streams.batch_states import KafkaStates
+from streams.embed_status import EmbedStatus
+from streams.live_gate import Waiting
+from streams.topic_reader import TopicReader
+
+from .kafka_connection import kafka_settings
+from .settings import Settings
+from .wiring import now_ms
+
+log = logging.getLogger(__name__)
+
+_SHOW_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
+
+Show = Callable[[EmbedStatus], None]
+Stopped = Callable[[], bool]
+OnSnapshot = Callable[[SnapshotManifest], None]
+
+
+@dataclass(frozen=True)
+class EmbedWish:
+    """What the command line asked for. `towers` empty: every live tower, the serving one first."""
+
+    tier: Tier
+    towers: tuple[str, ...] = ()
+    share: Share = field(default_factory=Share)
+    wait_seconds: float = 600.0
+    assemble_only: bool = False
+
+
+def full_version(settings: Settings, prefix: str) -> str:
+    """The one tower version that begins so. Raises Refused."""
+    known = [path.parent.name for path in settings.towers_dir.glob("*/READY")]
+    matches = [version for version in known if version.startswith(prefix)]
+    if len(matches) != 1:
+        raise Refused(
+            "unknown_tower",
+            expected="a prefix of exactly one tower version",
+            came=f"{prefix!r}, which fits {len(matches)}",
+            fix="`skewless towers list --json` prints them in full.",
+        )
+    return matches[0]
+
+
+def embed_once(
+    settings: Settings, wish: EmbedWish, on_snapshot: OnSnapshot, show: Show, stopped: Stopped
+) -> list[Embedded]:
+    """Embed the tier with each wished tower. A batch tier's snapshot is told to `on_snapshot`.
+
+    Raises Refused, and RetryableError when Kafka or the workers keep it waiting for too long.
+    """
+    done: list[Embedded] = []
+    for version in wish.towers or _live(settings):
+        if stopped():
+            break
+        with _embedder(settings, wish, version, show, stopped) as embedder:
+            result = embedder.assemble() if wish.assemble_only else embedder.run()
+        if result is None:
+            break
+        done.append(result)
+        if result.assembled is not None and wish.tier.policy == "batch":
+            on_snapshot(snapshot_manifest(settings.snapshots_dir, result.assembled.snapshot_id))
+    return done
+
+
+def embed_every(
+    settings: Settings,
+    wish: EmbedWish,
+    every_seconds: float,
+    on_snapshot: OnSnapshot,
+    show: Show,
+    stopped: Stopped,
+) -> Iterator[list[Embedded]]:
+    """Embed, wait, and again until stopped. A tower that goes live meanwhile does not wait for its turn.
+
+    A round that finds no Pins yet is logged and not the end. Raises RetryableError.
+    """
+    due = time.monotonic()
+    while not stopped():
+        new = tuple(one for one in wish.towers or _live(settings) if _lacks_snapshot(settings, wish, one))
+        is_due = time.monotonic() >= due
+        if not is_due and not new:
+            time.sleep(min(_LOOK_SECONDS, max(due - time.monotonic(), 0)))
+            continue
+        if is_due:
+            due = time.monotonic() + every_seconds
+        round_of = wish if is_due else EmbedWish(wish.tier, new, wish.share, wish.wait_seconds)
+        try:
+            yield embed_once(settings, round_of, on_snapshot, show, stopped)
+        except Refused as refused:
+            if refused.code != "empty":
+                raise
+            log.warning("%s", refused)
+            due = time.monotonic() + min(every_seconds, 10.0)
+            _pause_until(due, stopped)
+
+
+def _pause_until(moment: float, stopped: Stopped) -> None:
+    while not stopped() and (left := moment - time.monotonic()) > 0:
+        time.sleep(min(_LOOK_SECONDS, left))
+
+
+def _lacks_snapshot(settings: Settings, wish: EmbedWish, version: str) -> bool:
+    return wish.tier.name not in newest_of_tiers(settings.snapshots_dir, version)
+
+
+def _live(settings: Settings) -> tuple[str, ...]:
+    live = read_live_towers(settings.towers_dir)
+    if not live:
+        raise Refused(
+            "no_live_tower",
+            "a tower to embed with",
+            f"{settings.towers_dir / 'LIVE'} names none",
+            "Give one with --tower, or name it with `skewless towers live`.",
+        )
+    return tuple(live)
+
+
+@contextmanager
+def _embedder(
+    settings: Settings, wish: EmbedWish, version: str, show: Show, stopped: Stopped
+) -> Iterator[BatchEmbedder]:
+    if wish.tier.policy == "realtime" and version not in read_live_towers(settings.towers_dir):
+        raise Refused(
+            "not_live",
+            f"a live tower: what changes meanwhile in tier {wish.tier.name} is for the workers to embed",
+            f"{version[:12]}, which LIVE does not name",
+            "`skewless rollover start --tower` makes it a candidate.",
+        )
+    tower = PinTower.load(settings.towers_dir, version, registry(), settings.device)
+    clock = "wall" if settings.cut_every_seconds else settings.cut_clock
+    plan = EmbedPlan(wish.tier, settings.embeddings_dir, settings.snapshots_dir, clock, wish.share)
+    waiting = Waiting(wish.wait_seconds, time.monotonic, time.sleep, _Said(), stopped)
+    around = EmbedSurroundings(waiting, now_ms, _StatusWriter(settings, wish, show))
+    with TopicReader(kafka_settings(settings)) as reader:
+        yield BatchEmbedder(KafkaStates(reader), tower, tower.manifest, plan, around)
+
+
+class _Said:
+    """Logs what it waits for when that changes."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, why: str) -> None:
+        if why and why != self._last:
+            log.warning("waiting: %s", why)
+        self._last = why
+
+
+class _StatusWriter:
+    """Shows every status and writes one a second, and every one in which a partition came to its end."""
+
+    def __init__(self, settings: Settings, wish: EmbedWish, show: Show) -> None:
+        share = wish.share
+        self._path = settings.status_file(f"embed-{wish.tier.name}-{share.index}of{share.of}")
+        self._show = show
+        self._written = (float("-inf"), -1, "")
+
+    def __call__(self, status: EmbedStatus) -> None:
+        self._show(status)
+        now = time.monotonic()
+        at, done, waiting = self._written
+        if now - at >= _SHOW_SECONDS or (status.done, status.waiting) != (done, waiting):
+            self._written = (now, status.done, status.waiting)
+            write_atomic(self._path, status.model_dump_json().encode())

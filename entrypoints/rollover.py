@@ -1,0 +1,294 @@
+"""Start, finish and abort a rollover: LIVE, the record beside it, and what a candidate leaves on disk.
+
+Each step is one atomic change, in an order in which the same command, given again after a crash, goes on
+from there: the record is written first and removed last.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from features.definitions import registry
+from index.snapshots import list_snapshots, snapshot_manifest
+from models.checkpoint import read_tower_manifest
+from models.live_towers import LockedLiveTowers, locked_live_towers
+from schemas.artefacts import READY
+from schemas.errors import Refused, RetryableError
+from schemas.file_locks import is_held
+from schemas.rollovers import Rollover
+from streams.cutter_status import read_cutter_status
+from streams.embedding_runs import EmbeddingRuns
+
+from .releasing import BuildWish, build_from_snapshots
+from .rollover_cost import embed_files, worker_counters
+from .rollover_progress import candidate_snapshot, rollover_progress
+from .rollover_record import close_rollover, read_rollover, remove_rollover, write_rollover
+from .settings import Settings
+from .store_connection import release_store
+from .wiring import cutter_lock
+
+log = logging.getLogger(__name__)
+
+_DELETING = ".deleting-"
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class RolloverWish:
+    """Who wants it and why. `manual`: nothing is published before `finish`; `replace`: abort another one."""
+
+    actor: str
+    reason: str
+    manual: bool = False
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class Times:
+    """The wall clock in milliseconds, a monotonic one in seconds, and a way to wait."""
+
+    now_ms: Callable[[], int]
+    clock: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
+    cutter_seconds: float = 60.0
+    """An abort waits so long for a cutter to let go of the candidate."""
+
+
+def start_rollover(settings: Settings, version: str, wish: RolloverWish, times: Times) -> Rollover:
+    """Make a tower the candidate: workers embed with it from now on. Done again, it goes on where it was.
+
+    Raises Refused: what is wrong with the checkpoint, `registry_mismatch`, `already_serving`,
+    `no_live_tower` or `rollover_under_way`.
+    """
+    _check_tower(settings, version)
+    before = read_rollover(settings)
+    if before is not None and before.candidate != version:
+        if not wish.replace:
+            raise Refused(
+                "rollover_under_way",
+                f"no other candidate than {version[:12]}",
+                f"a rollover to {before.candidate[:12]}, begun by {before.actor}",
+                "Finish or abort that one, or give --replace to abort it now.",
+            )
+        abort_rollover(settings, before.candidate, times)
+    with locked_live_towers(settings.towers_dir) as towers:
+        serving = _serving(settings, towers, version, replace=wish.replace)
+        record = read_rollover(settings)
+        if record is None:
+            record = _record(settings, version, serving, wish, times.now_ms())
+            write_rollover(settings, record)
+        elif record.candidate != version:
+            raise Refused(
+                "rollover_under_way", f"no other candidate than {version[:12]}", record.candidate[:12],
+                "Somebody else has just started that one.",
+            )  # fmt: skip
+        towers.write([serving, version])
+    log.info("rollover to tower %s has begun", version[:12])
+    return record
+
+
+def finish_rollover(settings: Settings, version: str, wish: RolloverWish, times: Times) -> str:
+    """Publish the candidate's newest complete release and retire the old tower; returns the release's id.
+
+    Raises Refused: `no_rollover`, `rollover_incomplete` with what is missing, or why it cannot go live.
+    """
+    _record_of(settings, version)
+    progress = rollover_progress(settings, times.now_ms())
+    store = release_store(settings)
+    if progress is not None and progress.state not in ("ready", "live"):
+        lives = "LIVE to name the candidate" if progress.state == "interrupted" else "a complete candidate"
+        raise Refused(
+            "rollover_incomplete",
+            lives,
+            "; ".join(progress.missing) or "a LIVE without it",
+            "`skewless rollover status` shows what it waits for; `start` again mends an interrupted one.",
+        )
+    if progress is not None and progress.state == "ready":
+        ids = [
+            found.snapshot_id
+            for tier in settings.tiers().tiers
+            if (found := candidate_snapshot(settings, tier, version)) is not None
+        ]
+        release_id = build_from_snapshots(settings, ids, BuildWish(tower=version)).manifest.release_id
+        with locked_live_towers(settings.towers_dir) as towers:
+            if version not in towers.read():
+                raise Refused(
+                    "rollover_incomplete", "LIVE to name the candidate", "another LIVE", "It was aborted."
+                )
+            store.publish(
+                release_id,
+                actor=wish.actor,
+                reason=wish.reason,
+                registry_hash=registry().content_hash,
+            )
+            close_rollover(settings, towers, store.audit()[-1])
+    else:
+        with locked_live_towers(settings.towers_dir) as towers:
+            close_rollover(settings, towers, store.audit()[-1])
+    _discard_runs(settings, version, keep=())
+    current = store.current()
+    assert current is not None
+    return current
+
+
+def abort_rollover(settings: Settings, version: str, times: Times) -> list[str]:
+    """Go back to the serving tower alone; delete what the candidate has left. Returns what was deleted.
+
+    Raises Refused (`no_rollover`, `already_live`); RetryableError while a cutter does not let go of it.
+    """
+    record = _record_of(settings, version)
+    with locked_live_towers(settings.towers_dir) as towers:
+        moves = release_store(settings).audit()
+        if moves and moves[-1].tower_version == version and moves[-1].occurred_at_ms >= record.started_ms:
+            raise Refused(
+                "already_live",
+                f"a candidate that is not live yet, to abort the rollover to {version[:12]}",
+                f"release {moves[-1].release_id} of it, live",
+                "`skewless release rollback` goes back to the one before; `rollover finish` tidies up.",
+            )
+        kept = [one for one in towers.read() if one != version] or [record.serving]
+        towers.write(kept)
+    _wait_for_cutters(settings, version, times)
+    deleted = _discard_runs(settings, version, keep=record.kept_runs)
+    deleted += _discard_snapshots(settings, version, record)
+    deleted += _discard_releases(settings, version, record)
+    remove_rollover(settings)
+    log.info("rollover to tower %s is aborted", version[:12])
+    return deleted
+
+
+def _check_tower(settings: Settings, version: str) -> None:
+    manifest = read_tower_manifest(settings.towers_dir, version)
+    ours = registry().content_hash
+    if manifest.registry_hash != ours:
+        raise Refused(
+            "registry_mismatch",
+            f"a tower of feature registry {ours[:12]}",
+            f"{manifest.registry_hash[:12]} of tower {version[:12]}",
+            "Train it again with the registry of today: workers could not compute its inputs.",
+        )
+
+
+def _serving(settings: Settings, towers: LockedLiveTowers, version: str, *, replace: bool) -> str:
+    live = towers.read()
+    if not live:
+        raise Refused(
+            "no_live_tower",
+            "a serving tower in LIVE, to roll over from",
+            "an empty LIVE",
+            f"`skewless towers live {version[:12]}` makes this one the first.",
+        )
+    if live[0] == version:
+        raise Refused(
+            "already_serving", "another tower than the serving one", version[:12], "Nothing is to be done."
+        )
+    others = [one for one in live[1:] if one != version]
+    if others and not replace:
+        raise Refused(
+            "rollover_under_way",
+            f"LIVE with {live[0][:12]} and no other candidate than {version[:12]}",
+            ", ".join(one[:12] for one in others),
+            "`skewless towers live` names the serving one alone; or give --replace.",
+        )
+    return live[0]
+
+
+def _record(settings: Settings, version: str, serving: str, wish: RolloverWish, now_ms: int) -> Rollover:
+    return Rollover(
+        candidate=version,
+        serving=serving,
+        started_ms=now_ms,
+        actor=wish.actor,
+        reason=wish.reason,
+        manual=wish.manual,
+        kept_snapshots=_snapshots_of(settings, version),
+        kept_releases=_releases_of(settings, version),
+        kept_runs=EmbeddingRuns(settings.embeddings_dir).names(version),
+        baseline=worker_counters(settings),
+    )
+
+
+def _record_of(settings: Settings, version: str) -> Rollover:
+    record = read_rollover(settings)
+    if record is None or record.candidate != version:
+        came = "none" if record is None else f"one to {record.candidate[:12]}"
+        fix = "`skewless rollover start --tower` begins one."
+        raise Refused("no_rollover", f"a rollover to {version[:12]} under way", came, fix)
+    return record
+
+
+def _snapshots_of(settings: Settings, version: str) -> list[str]:
+    found = []
+    for name in list_snapshots(settings.snapshots_dir):
+        try:
+            if set(snapshot_manifest(settings.snapshots_dir, name).versions) == {version}:
+                found.append(name)
+        except Refused as damaged:
+            log.warning("snapshot %s is left alone: %s", name, damaged)
+    return found
+
+
+def _releases_of(settings: Settings, version: str) -> list[str]:
+    store = release_store(settings)
+    found = []
+    for name in store.list():
+        try:
+            if store.manifest(name).tower_version == version:
+                found.append(name)
+        except Refused as damaged:
+            log.warning("release %s is left alone: %s", name, damaged)
+    return found
+
+
+def _wait_for_cutters(settings: Settings, version: str, times: Times) -> None:
+    """Until no cutter on this host may still write a snapshot of the candidate, or build a release of it."""
+    deadline = times.clock() + times.cutter_seconds
+    for tier in settings.tiers().tiers:
+        while is_held(cutter_lock(settings, tier.name)):
+            said = read_cutter_status(settings.status_file(f"cutter-{tier.name}"))
+            if said is not None and version not in said.live:
+                break
+            if times.clock() >= deadline:
+                raise RetryableError(
+                    f"LIVE no longer names {version[:12]}, but the cutter of tier {tier.name} still has it; "
+                    "abort again to delete what it left"
+                )
+            times.pause(_LOOK_SECONDS)
+
+
+def _discard_runs(settings: Settings, version: str, keep: "list[str] | tuple[str, ...]") -> list[str]:
+    runs = EmbeddingRuns(settings.embeddings_dir)
+    doomed = [name for name in runs.names(version) if name not in keep]
+    for name in doomed:
+        runs.discard(name)
+    for tier in settings.tiers().tiers:
+        for path, _ in embed_files(settings, tier.name, version):
+            path.unlink(missing_ok=True)
+    return [f"embeddings/{name}" for name in doomed]
+
+
+def _discard_snapshots(settings: Settings, version: str, record: Rollover) -> list[str]:
+    doomed = [name for name in _snapshots_of(settings, version) if name not in record.kept_snapshots]
+    for name in doomed:
+        (settings.snapshots_dir / name / READY).unlink()
+        shutil.rmtree(settings.snapshots_dir / name)
+    return [f"snapshots/{name}" for name in doomed]
+
+
+def _discard_releases(settings: Settings, version: str, record: Rollover) -> list[str]:
+    """What was built of the candidate and never published. What was is in the trail, and stays."""
+    store = release_store(settings)
+    published = {move.release_id for move in store.audit()}
+    doomed = [
+        name
+        for name in _releases_of(settings, version)
+        if name not in record.kept_releases and name not in published
+    ]
+    for name in doomed:
+        # Hidden first: nobody may find half a release under its name.
+        hidden = store.root / (_DELETING + name)
+        store.directory(name).rename(hidden)
+        shutil.rmtree(hidden)
+    return [f"releases/{name}" for name in doomed]

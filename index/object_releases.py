@@ -1,0 +1,279 @@
+"""Releases in an object store, with the same calls as `ReleaseStore`; this machine keeps copies to read.
+
+A release is built in `root` as ever. Publishing sends its tower and its files up, then moves the pointer
+(`object_moves`). A reader brings the release and its tower down into the same directories, complete and
+checked (`object_mirror`), so whoever maps, verifies or loads them need not know where they came from.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from schemas.artefacts import READY, read_manifest, staged, verify_files, write_atomic
+from schemas.errors import Refused, RetryableError
+from schemas.logs import ReleasePublished
+from schemas.manifests import ReleaseManifest, TowerManifest
+from schemas.tiers import VersionPolicy
+
+from . import checks
+from .contents import read_release, release_manifest
+from .local_copies import LocalCopies, sweep_staged
+from .object_mirror import check_sizes, download, remote_manifest, sizes_below, upload
+from .object_moves import Moves as PointerMoves
+from .object_moves import Seen
+from .object_retention import RELEASES, delete_releases, finished, surplus, too_many_races
+from .object_store import Objects
+from .release_contract import (
+    Expected,
+    Ids,
+    Moves,
+    check_candidate,
+    check_expected,
+    check_release_id,
+    is_release_id,
+    moved,
+    no_predecessor,
+    wall_clock_ms,
+)
+
+TOWERS = "towers"
+_LAST_SEEN = ".last-seen"
+_RACES = 20
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where this machine keeps its copies, and how many releases of them.
+
+    An upload without READY that nothing was added to for `grace_seconds` is taken for abandoned.
+    """
+
+    root: Path
+    towers: Path
+    cached_releases: int = 3
+    grace_seconds: float = 3600.0
+
+
+class ObjectReleases:
+    """Releases of one bucket and prefix. Any number of machines may publish; compare-and-set decides."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        places: Places,
+        now_ms: Callable[[], int] = wall_clock_ms,
+        new_token: Callable[[], str] = lambda: uuid4().hex,
+        version_policy: VersionPolicy = "enforce",
+    ) -> None:
+        self._version_policy = version_policy
+        self.root = places.root
+        self._objects = objects
+        self._places = places
+        self._now_ms = now_ms
+        self._copies = LocalCopies(places.root)
+        self._moves = PointerMoves(objects, places.root / ".moves", new_token)
+
+    def list(self) -> Ids:
+        """See `Releases`: those in the store, and those built here that were not published yet."""
+        return sorted({*finished(self._objects), *self._copies.ids()})
+
+    def directory(self, release_id: str) -> Path:
+        """See `Releases`."""
+        return self.root / check_release_id(release_id)
+
+    def fetch(self, release_id: str) -> Path:
+        """See `Releases`. Brings the release's tower too, and lets go of older copies."""
+        directory = self.directory(release_id)
+        if not self._whole(release_id):
+            download(self._objects, f"{RELEASES}/{release_id}", directory, ReleaseManifest)
+            self._bound_copies(release_id)
+        self.fetch_tower(release_manifest(directory).tower_version)
+        return directory
+
+    def fetch_tower(self, version: str) -> None:
+        """See `Releases`."""
+        directory = self._places.towers / version
+        if not (directory / READY).is_file() and self._has_tower(version):
+            download(self._objects, f"{TOWERS}/{version}", directory, TowerManifest)
+
+    def _whole(self, release_id: str) -> bool:
+        """Whether there is a copy to read; one that is damaged goes when the store has a whole one."""
+        try:
+            whole = self._copies.whole(release_id)
+        except Refused:
+            whole = False
+        if whole or not (self.directory(release_id) / READY).is_file():
+            return whole
+        if release_id not in finished(self._objects):
+            return True  # the only one there is: whoever reads it says what is wrong with it
+        self._copies.drop([release_id])
+        return False
+
+    def manifest(self, release_id: str) -> ReleaseManifest:
+        """See `Releases`. Asks the store when there is no copy here."""
+        directory = self.directory(release_id)
+        if (directory / READY).is_file():
+            return release_manifest(directory)
+        return self._remote_manifest(release_id)
+
+    def current(self) -> str | None:
+        """See `Releases`. Raises RetryableError while the store cannot be reached."""
+        seen = self._moves.read()
+        if seen is None:
+            return None
+        release_id = check_release_id(seen.pointer.release_id)
+        if release_id != self.last_seen():
+            write_atomic(self.root / _LAST_SEEN, release_id.encode())
+        return release_id
+
+    def last_seen(self) -> str | None:
+        """See `Releases`."""
+        try:
+            text = (self.root / _LAST_SEEN).read_bytes().decode("ascii", "replace")
+        except FileNotFoundError:
+            return None
+        return text if is_release_id(text) else None
+
+    def comparable_live(self) -> ReleaseManifest | None:
+        """See `Releases`."""
+        return self._comparable(self._moves.read())
+
+    def publish(
+        self,
+        release_id: str,
+        *,
+        actor: str,
+        reason: str,
+        expected_current: Expected = ...,
+        registry_hash: str | None = None,
+        min_rows_ratio: float = 0.5,
+    ) -> ReleasePublished:
+        """See `Releases`. Raises RetryableError when the store goes away, or the release is being deleted."""
+        directory = self.fetch(release_id)
+        candidate = read_release(directory, self._version_policy).manifest
+        if registry_hash is not None:
+            checks.registry(candidate.registry_hash, registry_hash)
+        for _ in range(_RACES):
+            seen = self._expect(expected_current)
+            live = seen is not None and seen.pointer.release_id == release_id
+            if not live:
+                check_candidate(candidate, self._comparable(seen), min_rows_ratio)
+                self._refuse_while_deleted(seen, release_id)
+            # After the pointer was read: a clean-up that takes the release away from here on moves it.
+            self._upload_tower(candidate.tower_version)
+            upload(self._objects, f"{RELEASES}/{release_id}", directory, candidate)
+            if live and seen is not None:
+                return self._moves.move(seen.pointer.move).line
+            line = moved(candidate, _live_id(seen), "publish", (actor, reason), self._now_ms())
+            move = self._moves.advance(seen, line, None if seen is None else seen.pointer.move)
+            if move is not None:
+                return move.line
+        raise too_many_races()
+
+    def rollback(
+        self,
+        *,
+        actor: str,
+        reason: str,
+        expected_current: Expected = ...,
+        registry_hash: str | None = None,
+    ) -> ReleasePublished:
+        """See `Releases`. Looks at the sizes of the predecessor's objects only: its bytes were checked when
+        it was published, and every server checks them again.
+        """
+        for _ in range(_RACES):
+            seen = self._expect(expected_current)
+            if seen is None:
+                raise no_predecessor()
+            back_to = self._moves.move(seen.pointer.move).back_to
+            if back_to is None:
+                raise no_predecessor()
+            before = self._moves.move(back_to)
+            self._refuse_while_deleted(seen, before.line.release_id)
+            candidate = self._remote_manifest(before.line.release_id)
+            checks.policy_allows(candidate, self._version_policy)
+            check_sizes(self._objects, f"{RELEASES}/{candidate.release_id}", candidate)
+            if registry_hash is not None:
+                checks.registry(candidate.registry_hash, registry_hash)
+            line = moved(candidate, _live_id(seen), "rollback", (actor, reason), self._now_ms())
+            move = self._moves.advance(seen, line, before.back_to)
+            if move is not None:
+                return move.line
+        raise too_many_races()
+
+    def retain(self, count: int) -> Ids:
+        """See `Releases`. What is to go stands in the pointer first, so nobody makes it live meanwhile."""
+        sweep_staged(self.root, self._now_ms())
+        local: Ids = []
+        for _ in range(_RACES):
+            seen = self._moves.read()
+            local += self._copies.newest(count, needed=self._needed(seen))
+            if seen is None:
+                return local
+            needed = self._needed(seen)
+            older_ms = self._now_ms() - int(self._places.grace_seconds * 1000)
+            doomed, abandoned = surplus(self._objects, count, needed, older_ms)
+            everything = sorted({*doomed, *abandoned, *seen.pointer.deleting} - needed)
+            if not everything or delete_releases(self._objects, self._moves, seen, everything):
+                return sorted({*doomed, *local})
+        raise too_many_races()
+
+    def audit(self) -> Moves:
+        """See `Releases`."""
+        return [move.line for move in self._moves.trail(self._moves.read())]
+
+    def write_trail(self, path: Path) -> None:
+        """Put the trail into a file, a line a move, oldest first: for whoever reads it as a journal."""
+        lines = [line.model_dump_json().encode() + b"\n" for line in self.audit()]
+        write_atomic(path, b"".join(lines))
+
+    def _expect(self, expected: Expected) -> Seen | None:
+        seen = self._moves.read()
+        check_expected(_live_id(seen), expected)
+        return seen
+
+    def _comparable(self, seen: Seen | None) -> ReleaseManifest | None:
+        try:
+            return None if seen is None else self.manifest(seen.pointer.release_id)
+        except Refused:
+            return None
+
+    def _remote_manifest(self, release_id: str) -> ReleaseManifest:
+        with staged(self.root) as scratch:
+            directory = scratch / release_id
+            remote_manifest(self._objects, f"{RELEASES}/{release_id}", ReleaseManifest, directory)
+            return release_manifest(directory)
+
+    def _refuse_while_deleted(self, seen: Seen | None, release_id: str) -> None:
+        if seen is not None and release_id in seen.pointer.deleting:
+            raise RetryableError(
+                f"{release_id} is being deleted: publish it again when the clean-up is through"
+            )
+
+    def _upload_tower(self, version: str) -> None:
+        directory = self._places.towers / version
+        if (directory / READY).is_file():
+            manifest = read_manifest(directory, TowerManifest)
+            verify_files(directory, manifest.files)
+            upload(self._objects, f"{TOWERS}/{version}", directory, manifest)
+
+    def _has_tower(self, version: str) -> bool:
+        return READY in sizes_below(f"{TOWERS}/{version}", self._objects.list(f"{TOWERS}/{version}"))
+
+    def _bound_copies(self, fetched: str) -> None:
+        """A release that was built here and never uploaded is no copy: it stays."""
+        needed = {fetched} | self._needed(self._moves.read())
+        self._copies.bound(self._places.cached_releases, among=finished(self._objects), needed=needed)
+
+    def _needed(self, seen: Seen | None) -> set[str]:
+        """The live release and the one that a rollback goes back to."""
+        if seen is None:
+            return set()
+        live = self._moves.move(seen.pointer.move)
+        before = None if live.back_to is None else self._moves.move(live.back_to).line.release_id
+        return {seen.pointer.release_id} | ({before} if before else set())
+
+
+def _live_id(seen: Seen | None) -> str | None:
+    return None if seen is None else seen.pointer.release_id

@@ -1,0 +1,186 @@
+"""The Pins of one release in this process, as one request sees them."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from index.vector_index import Bitmap
+from schemas.manifests import ReleaseManifest
+from schemas.ranking import Coverage
+
+from .eligibility import Eligibility, Rule
+from .inventory import Described, Found
+
+Records = npt.NDArray[np.void]
+Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+
+class SearchableIndex(Protocol):
+    """What serving needs of `index.loading.LoadedIndex`."""
+
+    @property
+    def manifest(self) -> ReleaseManifest:
+        """The release that the index belongs to."""
+        ...
+
+    @property
+    def tower_version(self) -> str:
+        """The version that every row was proved to be of."""
+        ...
+
+    @property
+    def versions(self) -> list[str]:
+        """The distinct tower versions of the rows."""
+        ...
+
+    @property
+    def version_code(self) -> npt.NDArray[np.uint8]:
+        """Each row's own tag, an index into `versions`."""
+        ...
+
+    @property
+    def attributes(self) -> Records:
+        """`index.snapshots.ATTRIBUTES`, one row a Pin."""
+        ...
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float16]:
+        """L1 matrix, shape (rows, dimension)."""
+        ...
+
+    @property
+    def titles(self) -> pa.StringArray:
+        """Titles, in row order."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        ...
+
+    def search(self, query: Floats, k: int, allowed: Bitmap | None) -> tuple[Floats, Rows]:
+        """Dot products and row numbers of the k best allowed rows."""
+        ...
+
+
+class Ads:
+    """What an auction needs of every row, side by side: gathering a row touches one line of the cache."""
+
+    __slots__ = ("_table",)
+
+    def __init__(self, attributes: Records) -> None:
+        names = ("pin_id", "advertiser_id", "bid_micros", "daily_budget_micros")
+        self._table = np.stack([attributes[name] for name in names], axis=1)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def pin_id(self) -> Rows:
+        """The Pin of every row."""
+        return self._table[:, 0]
+
+    def take(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """Pin, advertiser, bid and daily budget of these rows, shape (rows, 4)."""
+        return self._table[rows]
+
+
+Delta = Literal["patched", "superseded", "new"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one Pin stands in a view: whether it may be shown, its vector, what the delta segment does."""
+
+    rule: Rule
+    vector: npt.NDArray[np.float16]
+    delta: Delta | None = None
+
+
+class LocalInventory:
+    """A release's own rows, and nothing newer. See `serving.inventory.Inventory`."""
+
+    def __init__(self, index: SearchableIndex, ads: Ads, eligibility: Eligibility) -> None:
+        self.index = index
+        self._ads = ads
+        self.eligibility = eligibility
+
+    def __len__(self) -> int:
+        """Rows of the release."""
+        return len(self._ads)
+
+    @property
+    def versions(self) -> list[str]:
+        """See `Inventory`."""
+        return self.index.versions
+
+    def search(self, query: Floats, age_band: int, at_ms: int, width: int) -> Found:
+        """See `Inventory`."""
+        mask = self.eligibility.mask(age_band, at_ms)
+        _, rows = self.index.search(query, width, mask.bitmap)
+        total = len(mask.codes)
+        dropped = dict(mask.dropped)
+        dropped["not_retrieved"] = total - sum(dropped.values()) - len(rows)
+        return Found(
+            rows=rows,
+            dots=exact_dots(self.index.vectors[rows], query),
+            eligible=mask.codes[rows] == Rule.ELIGIBLE,
+            total=total,
+            dropped={reason: count for reason, count in dropped.items() if count},
+        )
+
+    def pin_ids(self, rows: Rows) -> Rows:
+        """The Pin of each row."""
+        return self._ads.pin_id[rows]
+
+    def describe(self, rows: Rows) -> Described:
+        """See `Inventory`."""
+        fresh = np.zeros(len(rows), np.bool_)
+        return described(self._ads.take(rows), self.index.version_code[rows], fresh)
+
+    def fields(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """See `Ads.take`."""
+        return self._ads.take(rows)
+
+    def standing(self, pin_id: int, age_band: int, at_ms: int) -> Standing | None:
+        """How a Pin stands for this age band at this moment; None for one that is not there. Slow."""
+        rows = np.flatnonzero(self._ads.pin_id == pin_id)
+        if not len(rows):
+            return None
+        mask = self.eligibility.mask(age_band, at_ms)
+        return Standing(Rule(int(mask.codes[rows[0]])), self.index.vectors[rows[0]])
+
+    def titles(self, rows: Rows) -> list[str]:
+        """See `Inventory`."""
+        # All at once: a leaf asks for a thousand, and one by one they cost more than the search.
+        return [title or "" for title in self.index.titles.take(pa.array(rows, pa.int64())).to_pylist()]
+
+    def exhaust(self, day: int, rows: Rows) -> None:
+        """See `Inventory`."""
+        self.eligibility.exhaust(day, rows)
+
+    def coverage(self) -> Coverage:
+        """See `Inventory`."""
+        return Coverage(pins=len(self))
+
+
+def described(
+    fields: npt.NDArray[np.int64], version_code: npt.NDArray[np.uint8], fresh: npt.NDArray[np.bool_]
+) -> Described:
+    """Rows of `Ads.take` and what else is known of them."""
+    return Described(fields[:, 0], fields[:, 1], fields[:, 2], fields[:, 3], version_code, fresh)
+
+
+def exact_dots(vectors: npt.NDArray[np.float16], query: Floats) -> Floats:
+    """Dot products of `query` with each row, in float32: the same bits wherever the row stands.
+
+    NOTE: not `@`, whose BLAS rounds a row by where it stands in the matrix. A Pin scores the same in this
+    process, in the delta segment and on a shard, or orders and prices would depend on where it lies.
+    """
+    # torch widens fp16 with the processor's own instruction, numpy in software (9 times as long).
+    dots: Floats = np.einsum("nd,d->n", torch.from_numpy(vectors).float().numpy(), query)
+    return dots

@@ -1,0 +1,238 @@
+"""Runs of the batch embedder on disk: begun once, worked on by any number of processes, assembled once.
+
+`root/<run>/` appears by one rename with the manifest that says what is embedded; each partition's shard
+appears in it by one rename; `ASSEMBLED` names the snapshot that holds them all. A process that dies
+leaves finished shards and nothing else. A run that is not assembled is gone on with by whoever comes.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from index.row_files import ATTRIBUTES_FILE, VECTORS, read_rows, write_attributes, write_vectors
+from index.snapshots import SnapshotRows, write_snapshot
+from schemas.artefacts import (
+    READY,
+    file_entry,
+    publish_directory,
+    publish_staged,
+    read_manifest,
+    staged,
+    verify_files,
+    write_atomic,
+    write_manifest,
+)
+from schemas.embedding_runs import AssembledRun, EmbeddingRun, EmbeddingShard
+from schemas.errors import Refused
+from schemas.file_locks import locked
+from schemas.manifests import TowerManifest
+from schemas.topics import PIN_FEATURES
+
+from .cut_policy import HOUR_MS
+
+ASSEMBLED = "ASSEMBLED"
+_LOCK = ".lock"
+_NAME = re.compile(r"(?P<prefix>[a-z][a-z0-9-]*-[0-9a-f]{12})-(?P<number>[0-9]{4,})")
+
+
+def run_prefix(tier: str, tower_version: str) -> str:
+    """What the ids of a tier's runs with one tower begin with."""
+    return f"{tier}-{tower_version[:12]}"
+
+
+class RunDirectory:
+    """One run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = read_manifest(path, EmbeddingRun)
+
+    @property
+    def partitions(self) -> list[int]:
+        """All partitions, ascending."""
+        return sorted(self.manifest.ends)
+
+    def missing(self) -> list[int]:
+        """Partitions without a finished shard."""
+        return [number for number in self.partitions if not (self._shard(number) / READY).is_file()]
+
+    def write_shard(self, rows: SnapshotRows, shard: EmbeddingShard) -> None:
+        """Put a partition's rows into their place, atomically. Whoever was there first is left there.
+
+        Raises Refused (`run_gone`) when the run was deleted meanwhile.
+        """
+        self._check_there()
+        with staged(self.path) as directory:
+            write_vectors(directory, rows.vectors)
+            write_attributes(directory, rows)
+            files = [file_entry(directory / name) for name in (VECTORS, ATTRIBUTES_FILE)]
+            write_manifest(directory, shard.model_copy(update={"files": files}))
+            try:
+                publish_staged(directory, self._shard(shard.partition))
+            except Refused as refused:
+                # Another process was given the same partition; it read up to another end.
+                if refused.code != "already_exists":
+                    raise
+                self.read_shard(shard.partition)
+
+    def read_shard(self, partition: int) -> EmbeddingShard:
+        """A finished shard's manifest, its files checked. Raises Refused."""
+        shard = read_manifest(self._shard(partition), EmbeddingShard)
+        verify_files(self._shard(partition), shard.files)
+        return shard
+
+    def shards(self) -> list[EmbeddingShard]:
+        """Manifests of the finished shards; their files are not looked at."""
+        lacking = set(self.missing())
+        numbers = [number for number in self.partitions if number not in lacking]
+        return [read_manifest(self._shard(number), EmbeddingShard) for number in numbers]
+
+    def assembled(self) -> AssembledRun | None:
+        """What came of it, once it is over."""
+        try:
+            return AssembledRun.model_validate_json((self.path / ASSEMBLED).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def assemble(self, snapshots: Path, tower: TowerManifest) -> AssembledRun:
+        """Join all shards into one snapshot. Done twice, or by two at once, it is the same snapshot.
+
+        Raises Refused: `shards_missing`, `empty`, `run_gone`, or what is wrong with a shard.
+        """
+        self._check_there()
+        with locked(self.path / _LOCK):
+            self._check_there()
+            if (before := self.assembled()) is not None:
+                return before
+            if missing := self.missing():
+                raise Refused(
+                    "shards_missing",
+                    f"a shard of each of {len(self.partitions)} partitions in {self.path}",
+                    f"none of {', '.join(map(str, missing))}",
+                    "`skewless embed` embeds what is missing; finished shards are kept.",
+                )
+            shards = [self.read_shard(number) for number in self.partitions]
+            rows = self._joined(tower)
+            if not len(rows):
+                raise Refused(
+                    "empty",
+                    f"Pins of tier {self.manifest.tier} on {PIN_FEATURES.name}",
+                    "none that the tower could embed",
+                    "Workers write states there within SKEWLESS_STATE_FLUSH_SECONDS: embed again then.",
+                )
+            snapshot = write_snapshot(
+                snapshots,
+                rows,
+                tier=self.manifest.tier,
+                hour_ms=self._hour_ms(rows),
+                clock=self.manifest.clock,
+                pin_inputs=list(tower.pin_inputs),
+                offsets={PIN_FEATURES.name: {one.partition: one.end_offset for one in shards}},
+                source="batch",
+            )
+            done = AssembledRun(
+                snapshot_id=snapshot.snapshot_id,
+                rows=snapshot.rows,
+                failed=sum(len(one.failed) for one in shards),
+                unreadable=sum(len(one.unreadable) for one in shards),
+            )
+            write_atomic(self.path / ASSEMBLED, done.model_dump_json().encode())
+            return done
+
+    def _check_there(self) -> None:
+        if not (self.path / READY).is_file():
+            raise Refused(
+                "run_gone",
+                f"run {self.path.name} to be there",
+                "nothing: it was deleted, as a rollover that is aborted does",
+                "Start the rollover again, or embed without it: a new run begins.",
+            )
+
+    def _joined(self, tower: TowerManifest) -> SnapshotRows:
+        parts = [read_rows(self._shard(number)) for number in self.partitions]
+        rows = SnapshotRows(
+            attributes=np.concatenate([part.attributes for part in parts]),
+            vectors=np.concatenate([part.vectors for part in parts]),
+            versions=[tower.tower_version],
+            version_code=np.zeros(sum(map(len, parts)), np.uint8),
+            titles=pa.concat_arrays([part.titles for part in parts]),
+        )
+        return _one_row_per_pin(rows)
+
+    def _hour_ms(self, rows: SnapshotRows) -> int:
+        """The hour of the newest event, or of the run's start where hours are the wall clock's."""
+        occurred, ingested = rows.attributes["occurred_at_ms"], rows.attributes["ingested_at_ms"]
+        newest = int(np.where(ingested > 0, np.minimum(occurred, ingested), occurred).max())
+        moment = newest if self.manifest.clock == "event" else self.manifest.started_ms
+        return moment // HOUR_MS * HOUR_MS
+
+    def _shard(self, partition: int) -> Path:
+        return self.path / f"partition-{partition}"
+
+
+def _one_row_per_pin(rows: SnapshotRows) -> SnapshotRows:
+    """A Pin has states on two partitions when its producers hash keys differently: the newer one counts."""
+    fields = rows.attributes
+    revision = fields["changed_offset"] + fields["aggregated_offset"]
+    order = np.lexsort((fields["changed_offset"], revision, fields["pin_id"]))
+    last = np.diff(fields["pin_id"][order], append=-1) != 0
+    return rows.take(order[last])
+
+
+class EmbeddingRuns:
+    """All runs under one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def of(self, prefix: str) -> list[RunDirectory]:
+        """The runs of one tier and tower, oldest first. One that is damaged is refused."""
+        found = sorted(
+            (int(match["number"]), path)
+            for path in (self.root.iterdir() if self.root.is_dir() else ())
+            if (match := _NAME.fullmatch(path.name)) is not None
+            and match["prefix"] == prefix
+            and (path / READY).is_file()
+        )
+        return [RunDirectory(path) for _, path in found]
+
+    def names(self, tower_version: str) -> list[str]:
+        """Names of the runs with one tower, of any tier."""
+        tail = tower_version[:12]
+        paths = self.root.iterdir() if self.root.is_dir() else iter(())
+        matches = [match for path in paths if (match := _NAME.fullmatch(path.name)) is not None]
+        return sorted(match.string for match in matches if match["prefix"].endswith(f"-{tail}"))
+
+    def unfinished(self, tier: str, tower_version: str) -> RunDirectory | None:
+        """The run to go on with."""
+        runs = self.of(run_prefix(tier, tower_version))
+        return runs[-1] if runs and runs[-1].assembled() is None else None
+
+    def begin(self, plan: EmbeddingRun) -> RunDirectory:
+        """Begin this run, whatever number it says, or go on with one that another process has just begun.
+
+        Runs of the same tier and tower that are over are deleted: their snapshots are what they were for.
+        """
+        prefix = run_prefix(plan.tier, plan.tower_version)
+        with locked(self.root / _LOCK):
+            if (known := self.unfinished(plan.tier, plan.tower_version)) is not None:
+                return known
+            over = self.of(prefix)
+            number = 1 + max((int(one.path.name.rsplit("-", 1)[1]) for one in over), default=0)
+            plan = plan.model_copy(update={"run_id": f"{prefix}-{number:04d}"})
+            publish_directory(self.root / plan.run_id, lambda directory: write_manifest(directory, plan))
+            for one in over:
+                self.discard(one.path.name)
+        return RunDirectory(self.root / plan.run_id)
+
+    def discard(self, name: str) -> None:
+        """Delete a run, after whoever assembles it. READY first: from there on nobody takes it for one."""
+        path = self.root / name
+        if not path.is_dir():
+            return
+        with locked(path / _LOCK):
+            (path / READY).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,117 @@
+"""Metrics of the snapshots on disk: what each tier has, of which tower, and how old it is.
+
+Read from the manifests at each scrape, so that the snapshots of batch runs, which end, are seen too. Every
+cutter tells of all tiers: rules aggregate by tier.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import orjson
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from index.snapshots import list_snapshots, snapshot_manifest
+from schemas.artefacts import READY
+from schemas.errors import Refused
+from schemas.manifests import SnapshotManifest
+
+MOST_TIERS = 16
+MOST_VERSIONS = 4
+"""Newest tower versions that a tier has series for; snapshots of older ones are leftovers."""
+_VERSION_DIGITS = 12
+
+Newest = dict[tuple[str, str], tuple[float, SnapshotManifest]]
+"""(tier, tower version) -> when its newest snapshot was finished, and the manifest."""
+
+
+class SnapshotTelemetry(Collector):
+    """Collects from `root` (snapshots) and `status` (what cutters said last). Register it once a process."""
+
+    def __init__(self, root: Path, status: Path, now_seconds: Callable[[], float]) -> None:
+        self._root, self._status, self._now_seconds = root, status, now_seconds
+        self._manifests: dict[str, SnapshotManifest] = {}
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Nothing is read when it is registered."""
+        return []
+
+    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
+        """Every series as of now."""
+        yield from self._snapshots(self._newest())
+        yield from self._cutters()
+
+    def _snapshots(self, newest: Newest) -> Iterable[GaugeMetricFamily]:
+        now = self._now_seconds()
+        # Rows of the newest snapshot of a tier and tower version. In a rollover the candidate's come up to
+        # the serving one's; a fall: state was lost, or Pins were deleted.
+        rows = GaugeMetricFamily(
+            "skewless_snapshot_rows", "Rows of the newest snapshot.", labels=["tier", "source", "version"]
+        )
+        # Seconds since that snapshot was finished. Above the cadence of the tier: its cutter or its batch run
+        # stands still, or nothing changes.
+        age = GaugeMetricFamily(
+            "skewless_snapshot_age_seconds",
+            "Seconds since the newest snapshot was cut.",
+            labels=["tier", "source", "version"],
+        )
+        # Seconds since the newest event in it was ingested. High while the age is low: the worker is behind.
+        lag = GaugeMetricFamily(
+            "skewless_snapshot_lag_seconds",
+            "Seconds since the newest event in the newest snapshot was ingested.",
+            labels=["tier", "source", "version"],
+        )
+        for (tier, version), (finished, manifest) in newest.items():
+            names = [tier, manifest.source, version[:_VERSION_DIGITS]]
+            rows.add_metric(names, manifest.versions[version])
+            age.add_metric(names, max(now - finished, 0.0))
+            lag.add_metric(names, max(now - manifest.newest_ingest_ms / 1_000, 0.0))
+        yield from (rows, age, lag)
+
+    def _newest(self) -> Newest:
+        newest: Newest = {}
+        present = list_snapshots(self._root)
+        self._manifests = {name: self._manifests[name] for name in present if name in self._manifests}
+        for name in present:
+            with suppress(Refused, OSError):  # deleted just now, or damaged: others will complain of it
+                manifest = self._manifests.get(name) or snapshot_manifest(self._root, name)
+                self._manifests[name] = manifest
+                finished = (self._root / name / READY).stat().st_mtime
+                for version in manifest.versions:
+                    key = manifest.tier, version
+                    if key not in newest or finished > newest[key][0]:
+                        newest[key] = finished, manifest
+        return _bounded(newest)
+
+    def _cutters(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
+        # Messages of pin.embedded.v1 that a tier's cutter has not read. Growing: it is away or too slow.
+        lag = GaugeMetricFamily(
+            "skewless_cutter_lag_rows", "Messages that the cutter has not read yet.", labels=["tier"]
+        )
+        # Hours that were never cut because the cutter was away. They stay uncut: the next one covers them.
+        missed = GaugeMetricFamily(
+            "skewless_cutter_missed_hours", "Hours that were never cut, of the last 168.", labels=["tier"]
+        )
+        # Rows that came after their hour had been cut; the next snapshot has them. Growing: a late producer.
+        late = CounterMetricFamily(
+            "skewless_cutter_late_rows", "Rows of an hour that was cut already.", labels=["tier"]
+        )
+        for path in sorted(self._status.glob("cutter-*.json"))[:MOST_TIERS]:
+            with suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):
+                said = orjson.loads(path.read_bytes())
+                lag.add_metric([said["tier"]], said["lag_rows"])
+                missed.add_metric([said["tier"]], len(said["missed_hours_ms"]))
+                late.add_metric([said["tier"]], said["late_rows"])
+        yield from (lag, missed, late)
+
+
+def _bounded(newest: Newest) -> Newest:
+    """The `MOST_VERSIONS` newest versions of the first `MOST_TIERS` tiers."""
+    tiers = sorted({tier for tier, _ in newest})[:MOST_TIERS]
+    kept: Newest = {}
+    for tier in tiers:
+        own = [key for key in newest if key[0] == tier]
+        for key in sorted(own, key=lambda one: newest[one][0], reverse=True)[:MOST_VERSIONS]:
+            kept[key] = newest[key]
+    return kept

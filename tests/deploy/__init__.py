@@ -1,0 +1,1 @@
+"""Tests of deploy/: rules, routes and their runbooks."""

@@ -1,0 +1,51 @@
+"""Directories of releases on one machine: which go, and what killed builds leave."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from index.local_copies import ABANDONED_SECONDS, LocalCopies, sweep_staged
+from schemas.errors import Refused
+from tests.index.builders import Workshop, rows_of
+
+
+def _built(root: Path, hours: range) -> tuple[LocalCopies, list[str]]:
+    workshop = Workshop(root)
+    ids = [workshop.build(rows_of(10, seed=hour), hour).release_id for hour in hours]
+    return LocalCopies(workshop.releases.root), ids
+
+
+def test_a_copy_is_whole_when_every_file_has_its_size(tmp_path: Path) -> None:
+    copies, (release,) = _built(tmp_path, range(1))
+    assert copies.whole(release)
+    assert not copies.whole("20180101T00Z-nothing")
+    (copies.root / release / "vectors.safetensors").unlink()
+    assert not copies.whole(release)
+    (copies.root / release / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(Refused, match="bad_checksum"):
+        copies.whole(release)
+
+
+def test_the_newest_and_the_needed_stay(tmp_path: Path) -> None:
+    copies, ids = _built(tmp_path, range(4))
+    assert copies.newest(1, needed={ids[1]}) == [ids[0], ids[2]]
+    assert sorted(copies.ids()) == [ids[1], ids[3]]
+
+
+def test_only_the_named_copies_count_and_go_oldest_first(tmp_path: Path) -> None:
+    copies, ids = _built(tmp_path, range(4))
+    for age, release in enumerate([ids[2], ids[0], ids[1]]):
+        os.utime(copies.root / release / "READY", (age, age))
+    assert copies.bound(1, among=ids[:3], needed={ids[2]}) == [ids[0], ids[1]]
+    assert sorted(copies.ids()) == [ids[2], ids[3]]
+
+
+def test_only_what_no_build_has_touched_for_a_day_is_swept(tmp_path: Path) -> None:
+    old, new = tmp_path / ".staged-old", tmp_path / ".staged-new"
+    for directory, changed in ((old, 0.0), (new, 10.0)):
+        directory.mkdir()
+        (directory / "vectors.safetensors").write_bytes(b"x")
+        os.utime(directory, (changed, changed))
+    sweep_staged(tmp_path, int((ABANDONED_SECONDS + 5) * 1000))
+    assert (old.exists(), new.exists()) == (False, True)

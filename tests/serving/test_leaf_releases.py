@@ -1,0 +1,136 @@
+"""What a leaf holds: the current release and the one before, each as long as it is leased or asked for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from schemas.errors import Refused
+from serving.clock import Clock
+from serving.inventory import Inventory
+from serving.leaf_releases import ASKED_SECONDS, Attempt, HeldReleases, LeafWatcher, NotHeld
+
+
+@dataclass
+class FakeShard:
+    release_id: str
+    tower_version: str = "tower"
+    newest_ingest_ms: int = 0
+    closed: int = 0
+
+    def __len__(self) -> int:
+        return 7
+
+    def inventory(self) -> Inventory:
+        raise AssertionError("nobody searches here")
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@dataclass
+class World:
+    """A pointer that tests move, a clock that they wind, and a loader that does as it is told."""
+
+    current: str | None = None
+    now: float = 0.0
+    fails: dict[str, Exception] = field(default_factory=dict)
+    loaded: dict[str, FakeShard] = field(default_factory=dict)
+    told: list[Attempt] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.held = HeldReleases(lambda: self.now)
+        clock = Clock(now_ms=lambda: 1, seconds=lambda: self.now)
+        self.watcher = LeafWatcher(lambda: self.current, self._load, self.held, clock, self.told.append)
+
+    def _load(self, release_id: str) -> FakeShard:
+        if release_id in self.fails:
+            raise self.fails[release_id]
+        self.loaded[release_id] = FakeShard(release_id)
+        return self.loaded[release_id]
+
+    def publish(self, *releases: str) -> None:
+        for self.current in releases:
+            self.watcher.check()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.held.close()
+
+
+def test_the_current_and_the_previous_release_are_held_and_older_ones_freed(world: World) -> None:
+    world.publish("a", "b", "c")
+    assert world.held.ids() == ("c", "b")
+    world.watcher.check()
+    assert {name: shard.closed for name, shard in world.loaded.items()} == {"a": 1, "b": 0, "c": 0}
+    assert world.held.open == 2
+
+
+def test_a_release_is_in_memory_until_its_last_lease_ends(world: World) -> None:
+    world.publish("a")
+    with world.held.lease("a") as leased:
+        world.now += ASKED_SECONDS
+        world.publish("b", "c")
+        world.watcher.check()
+        assert (leased.release_id, world.loaded["a"].closed, world.held.open) == ("a", 0, 3)
+        with pytest.raises(NotHeld, match="c, b"), world.held.lease("a"):
+            pass
+    world.watcher.check()
+    assert (world.loaded["a"].closed, world.held.open) == (1, 2)
+
+
+def test_a_third_release_stays_while_a_root_still_asks_for_it(world: World) -> None:
+    world.publish("a", "b")
+    with world.held.lease("a"):
+        pass
+    world.publish("c")
+    assert world.held.ids() == ("c", "b", "a")
+    world.now += ASKED_SECONDS
+    world.watcher.check()
+    assert world.held.ids() == ("c", "b")
+    with world.held.lease("b"), world.held.lease("c"):
+        pass
+    world.publish("d", "e")
+    assert world.held.ids() == ("e", "d", "c"), "three at most, whoever asks"
+
+
+def test_a_rollback_to_the_previous_release_loads_nothing(world: World) -> None:
+    world.publish("a", "b", "a")
+    assert world.held.ids() == ("a", "b")
+    assert [attempt.release_id for attempt in world.told] == ["a", "b"]
+    world.publish("c")
+    world.watcher.check()
+    assert world.held.ids() == ("c", "a")
+
+
+def test_a_refused_release_leaves_what_is_held_and_is_not_tried_again(world: World) -> None:
+    world.fails["b"] = Refused("checksum", "these bytes", "others", "copy it again")
+    world.publish("a", "b")
+    assert world.held.ids() == ("a",)
+    assert world.watcher.check() is None
+    last = world.watcher.last
+    assert last is not None and last.refusal is not None
+    assert (last.release_id, last.refusal.code) == ("b", "checksum")
+    world.publish("c")
+    assert world.held.ids() == ("c", "a"), "what was refused is nobody's predecessor"
+
+
+def test_a_load_that_broke_is_tried_again_after_a_while(world: World) -> None:
+    world.fails["a"] = OSError("disk")
+    world.publish("a")
+    del world.fails["a"]
+    assert (world.watcher.check(), world.held.ids()) == (None, ())
+    world.now += 5.0
+    world.watcher.check()
+    assert world.held.ids() == ("a",)
+    assert [attempt.result for attempt in world.told] == ["refused", "loaded"]
+
+
+def test_a_release_that_is_not_held_is_refused_with_those_that_are(world: World) -> None:
+    world.publish("a", "b")
+    with pytest.raises(NotHeld) as refused, world.held.lease("other"):
+        pass
+    assert refused.value.held == ("b", "a")

@@ -12,6 +12,7 @@ NAMES = (
     "index_curve",
     "index_build",
     "rank",
+    "delta_merge",
     "swap_storm",
     "freshness_skew",
     "swap_endurance",

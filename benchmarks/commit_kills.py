@@ -29,9 +29,10 @@ ROOT = Path(__file__).parent.parent
 ROUNDS = 4
 """The longest that a publisher lives, in rounds of cut, build and publish as they take here and now.
 
-Half as long again whenever `_PATIENCE` publishers in a row got nothing published.
+Half as long again whenever `_PATIENCE` publishers in a row got nothing published; less when one got far.
 """
 _PATIENCE = 3
+_FAR = 8
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def kill_at_random(data: Path, kills: int, seed: int, *s3: str) -> KillResult:
         world.publish(world.build(seed_of_round))
     longest_seconds = ROUNDS * (time.monotonic() - started) / 2
     chance = random.Random(seed)
-    complete, refusals, moves, idle = 0, [], 2, 0
+    complete, refusals, before, moves, idle = 0, [], 2, 2, 0
     with _forker([str(data), *s3]) as forker:
         for _ in range(kills):
             pid = _fork(forker)
@@ -70,6 +71,8 @@ def kill_at_random(data: Path, kills: int, seed: int, *s3: str) -> KillResult:
                 refusals.append(str(refused))
             if idle == _PATIENCE:
                 longest_seconds, idle = 1.5 * longest_seconds, 0
+            elif moves - before > _FAR:
+                longest_seconds /= 1.5
     staged = len(list((data / "releases").glob(".staged-*")))
     return KillResult(kills, complete, tuple(refusals), len(world.releases.audit()), staged)
 

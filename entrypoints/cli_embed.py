@@ -71,7 +71,8 @@ def embed(  # noqa: PLR0917 - options, each with a default
             bars.update(task, total=now.state_rows_expected or None, completed=now.state_rows, note=note)
 
         if every:
-            for done in embedding.embed_every(settings, wish, every, on_snapshot, show, stop.is_set):
+            pace = embedding.Pace(every)
+            for done in embedding.embed_every(settings, wish, pace, on_snapshot, show, stop.is_set):
                 _print(done, as_json)
         else:
             _print(embedding.embed_once(settings, wish, on_snapshot, show, stop.is_set), as_json)

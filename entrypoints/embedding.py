@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from features.definitions import registry
 from index.snapshots import newest_of_tiers, snapshot_manifest
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _SHOW_SECONDS = 1.0
 _LOOK_SECONDS = 1.0
+_AGAIN_SECONDS = 10.0
+_NOT_THE_END = {"empty", "run_gone"}
 
 Show = Callable[[EmbedStatus], None]
 Stopped = Callable[[], bool]
@@ -80,41 +82,47 @@ def embed_once(
     return done
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How often a batch tier is embedded; `clock` in monotonic seconds, `pause` sleeps."""
+
+    every_seconds: float
+    clock: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
+
+
 def embed_every(
-    settings: Settings,
-    wish: EmbedWish,
-    every_seconds: float,
-    on_snapshot: OnSnapshot,
-    show: Show,
-    stopped: Stopped,
+    settings: Settings, wish: EmbedWish, pace: Pace, on_snapshot: OnSnapshot, show: Show, stopped: Stopped
 ) -> Iterator[list[Embedded]]:
     """Embed, wait, and again until stopped. A tower that goes live meanwhile does not wait for its turn.
 
-    A round that finds no Pins yet is logged and not the end. Raises RetryableError.
+    A round that finds no Pins yet, or that has lost its rollover, is logged and not the end. Raises
+    RetryableError.
     """
-    due = time.monotonic()
+    due = pace.clock()
+    tried: dict[str, float] = {}
     while not stopped():
-        new = tuple(one for one in wish.towers or _live(settings) if _lacks_snapshot(settings, wish, one))
-        is_due = time.monotonic() >= due
+        now, towers = pace.clock(), wish.towers or _live(settings)
+        # What lacks other processes' shards after a round is looked at again, but not all the time.
+        rested = [one for one in towers if now - tried.get(one, float("-inf")) >= _AGAIN_SECONDS]
+        new = tuple(one for one in rested if _lacks_snapshot(settings, wish, one))
+        is_due = now >= due
         if not is_due and not new:
-            time.sleep(min(_LOOK_SECONDS, max(due - time.monotonic(), 0)))
+            pace.pause(min(_LOOK_SECONDS, max(due - pace.clock(), 0)))
             continue
         if is_due:
-            due = time.monotonic() + every_seconds
-        round_of = wish if is_due else EmbedWish(wish.tier, new, wish.share, wish.wait_seconds)
+            due = pace.clock() + pace.every_seconds
+        round_of = wish if is_due else replace(wish, towers=new)
+        tried |= dict.fromkeys(towers if is_due else new, now)
         try:
             yield embed_once(settings, round_of, on_snapshot, show, stopped)
         except Refused as refused:
-            if refused.code != "empty":
+            if refused.code not in _NOT_THE_END:
                 raise
             log.warning("%s", refused)
-            due = time.monotonic() + min(every_seconds, 10.0)
-            _pause_until(due, stopped)
-
-
-def _pause_until(moment: float, stopped: Stopped) -> None:
-    while not stopped() and (left := moment - time.monotonic()) > 0:
-        time.sleep(min(_LOOK_SECONDS, left))
+            again = pace.clock() + min(pace.every_seconds, _AGAIN_SECONDS)
+            while not stopped() and (left := again - pace.clock()) > 0:
+                pace.pause(min(_LOOK_SECONDS, left))
 
 
 def _lacks_snapshot(settings: Settings, wish: EmbedWish, version: str) -> bool:

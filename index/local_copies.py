@@ -12,6 +12,8 @@ from .contents import release_manifest
 from .release_contract import Ids, is_release_id
 
 _DELETING = ".deleting-"
+_HALF_WRITTEN = (STAGED_PREFIX + "*", ".CURRENT-*", ".audit.*-*", "..last-seen-*")
+"""Directories of builds, and files that were to replace another."""
 
 ABANDONED_SECONDS = 86_400.0
 """No build goes on for so long without adding a file."""
@@ -72,11 +74,16 @@ class LocalCopies:
 
 
 def sweep_staged(root: Path, now_ms: int) -> None:
-    """Delete what killed builds left half-built more than `ABANDONED_SECONDS` ago."""
-    for directory in root.glob(STAGED_PREFIX + "*"):
-        with suppress(FileNotFoundError):  # its build ended meanwhile
-            if now_ms / 1000 - directory.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(directory, ignore_errors=True)
+    """Delete what killed processes left half-written more than `ABANDONED_SECONDS` ago."""
+    for pattern in _HALF_WRITTEN:
+        for path in root.glob(pattern):
+            with suppress(FileNotFoundError):  # whoever wrote it is through with it
+                if now_ms / 1000 - path.stat().st_mtime <= ABANDONED_SECONDS:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
 
 
 def hour_of(release_id: str) -> str:

@@ -101,12 +101,17 @@ class DeltaFollower:
             return DeltaFigures(0, 0, self._policy.max_vectors, 0, 0, self._clock.now_ms())
         state = self._reader.state
         return DeltaFigures(
-            rows=state.counts.overlay + state.counts.patched,
+            rows=state.counts.overlay,
             superseded=state.counts.superseded,
             capacity_rows=self._policy.max_vectors,
             lag_events=state.lag_events,
             newest_ingest_ms=state.newest_ingest_ms,
             caught_up_at_ms=state.caught_up_at_ms,
+            patched=state.counts.patched,
+            waiting=state.counts.waiting,
+            refused=state.counts.refused,
+            unreadable=state.unreadable,
+            gap_events=state.gap_events,
         )
 
     def status(self) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 import gc
 import shutil
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -83,7 +85,7 @@ def test_the_scored_vectors_are_the_index_s_own_memory(tmp_path: Path) -> None:
     assert not loaded.vectors.flags.writeable
 
 
-def test_a_lease_keeps_a_swapped_out_index_searchable(tmp_path: Path) -> None:
+def test_pain_1_a_lease_keeps_a_swapped_out_index_searchable(tmp_path: Path) -> None:
     old, new = _loaded(tmp_path / "1", "flat"), _loaded(tmp_path / "2", "ivf")
     query = new.vectors[0].astype(np.float32)
     handle = Handle(old)
@@ -140,3 +142,35 @@ def test_a_snapshot_of_format_1_can_still_be_built_and_replaces_a_release_of_for
     assert (new.format, list(new.tiers), new.index.rows) == (2, ["realtime"], 12)
     workshop.releases.publish(new.release_id, actor="test", reason="of today")
     assert workshop.releases.current() == new.release_id
+
+
+def test_pain_4_readers_see_the_old_release_or_the_new_one_while_it_is_published_and_taken_back(
+    tmp_path: Path,
+) -> None:
+    workshop = Workshop(tmp_path)
+    store = workshop.releases
+    old = workshop.published(rows_of(50), 1).release_id
+    new = workshop.build(rows_of(60, seed=2), 2).release_id
+    rows = {old: 50, new: 60}
+    seen: list[tuple[str, int]] = []
+    over = Event()
+
+    def read() -> None:
+        while not over.is_set():
+            current = store.current()
+            assert current is not None
+            seen.append((current, len(load_index(store, current, registry_hash=REGISTRY))))
+
+    with ThreadPoolExecutor(2) as readers:
+        running = [readers.submit(read) for _ in range(2)]
+        try:
+            for _ in range(20):
+                store.publish(new, actor="test", reason="hourly", expected_current=old)
+                store.rollback(actor="test", reason="worse", expected_current=new)
+        finally:
+            over.set()
+        for one in running:
+            one.result()
+    assert seen
+    assert all(rows[release] == count for release, count in seen)
+    assert [move.action for move in store.audit()] == ["publish", *["publish", "rollback"] * 20]

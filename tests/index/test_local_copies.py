@@ -47,5 +47,8 @@ def test_only_what_no_build_has_touched_for_a_day_is_swept(tmp_path: Path) -> No
         directory.mkdir()
         (directory / "vectors.safetensors").write_bytes(b"x")
         os.utime(directory, (changed, changed))
+    for name, changed in ((".CURRENT-old", 0.0), (".CURRENT-new", 10.0), ("CURRENT", 0.0)):
+        (tmp_path / name).write_bytes(b"id")
+        os.utime(tmp_path / name, (changed, changed))
     sweep_staged(tmp_path, int((ABANDONED_SECONDS + 5) * 1000))
-    assert (old.exists(), new.exists()) == (False, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".CURRENT-new", ".staged-new", "CURRENT"]

@@ -17,10 +17,10 @@ _TICKS = {0.1: "0.1 s", 1: "1 s", 60: "1 min", 3600: "1 h", 86_400: "1 day", 604
 _SHARES = {_LEAST_SHARE: "none", 1e-3: "0.1 %", 1e-2: "1 %", 1e-1: "10 %", 1.0: "100 %"}
 _LABELS = {
     "skewless": (0, 16, "center"),
-    "skewless, no delta": (0, 16, "center"),
-    "index in checkpoint": (8, 16, "right"),
+    "skewless, no delta": (10, 16, "right"),
+    "index in checkpoint": (34, 16, "right"),
     "hourly union": (0, 14, "center"),
-    "alias swap": (0, 14, "center"),
+    "alias swap": (-6, 14, "left"),
 }
 """Where each design's label stands: points right of its median and above it, and how it is aligned."""
 
@@ -56,8 +56,8 @@ def draw(details: dict[str, Any], picture: Path = PICTURE) -> None:
     axes.set_yticks(list(_SHARES), list(_SHARES.values()))
     axes.minorticks_off()
     axes.set_xlabel(
-        "event to servable, p50 (marker) to p99 (bar); recall@20 with towers retrained from "
-        + " | ".join(f"a {name}" for name in details["families"])
+        "event to servable, p50 (marker) to p99 (bar); recall@20 by how towers are retrained: "
+        + " | ".join(details["families"])
     )
     axes.set_ylabel("scored pairs of two tower versions")
     axes.set_title("Freshness against version skew: left is fresher, down is purer", fontsize=11)

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+# Many tests wait for a broker: a third worker keeps two cores busy.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help metrics setup demo test test-slow check kill-suite simulate mutate format schemas bench gpu peers debian clean
@@ -29,7 +31,7 @@ check: setup ## lint, types and import contracts (what pre-commit runs)
 	$(BIN)/lint-imports
 
 test: check ## check, then every test that needs no server; the others say why they were skipped
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest -m "not slow" -n $(WORKERS) $(ARGS)
 
 test-slow: setup ## the long suites (kill, swap and mutation runs)
 	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)

@@ -91,6 +91,9 @@ class Settings(BaseSettings):
         120.0, ge=5, description="a worker with messages waiting and no progress for this long ends (exit 70)"
     )
     device: str = Field("cpu", description="torch device of the towers: cpu, cuda, cuda:1")
+    index_device: str = Field(
+        "cpu", description="where a server searches: cpu (FAISS), or cuda, cuda:1 (an exact scan by torch)"
+    )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one process's tower and index")
 
     cut_clock: Literal["event", "wall"] = Field(

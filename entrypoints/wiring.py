@@ -228,6 +228,7 @@ def serving_parts(settings: Settings, *, embedded_broker: bool) -> ServingParts:
             embedded_broker=embedded_broker,
             worker_status=worker_status_reader(settings.status_file("worker-0")),
             version_policy=settings.version_policy,
+            index_device=settings.index_device,
             tiers=settings.tiers(),
             fresh=fresh_rows(settings),
             delta=DeltaPolicy(

@@ -56,7 +56,13 @@ def leaf_parts(settings: Settings, shard: Shard, fresh: Callable[[], FreshFeed] 
     clock, releases, metrics = system_clock(), release_store(settings), CollectorRegistry()
     held, telemetry = HeldReleases(clock.seconds), LeafTelemetry(metrics)
     loader = ShardLoader(
-        releases, registry(), shard, settings.reserve_price_micros, clock, settings.version_policy
+        releases,
+        registry(),
+        shard,
+        settings.reserve_price_micros,
+        clock,
+        settings.version_policy,
+        index_device=settings.index_device,
     )
     load: Callable[[str], LoadedShard] = loader.load
     follower = None

@@ -11,10 +11,9 @@ from schemas.tiers import VersionPolicy
 
 from . import checks
 from .contents import ReleaseContents, read_part, read_release
-from .faiss_index import ApproximateIndex, FlatIndex
 from .release_contract import Releases
 from .row_files import Attributes, Matrix
-from .vector_index import Bitmap, Dots, Positions, Query, pack
+from .vector_index import Bitmap, Dots, Positions, Query, VectorIndex, pack
 
 _WARM_QUERIES = 16
 _WARM_K = 100
@@ -35,7 +34,7 @@ class LoadedIndex:
         # Each row's own tag, for whoever logs what was scored: not the manifest's claim.
         self.versions: list[str] = contents.rows.versions
         self.version_code: npt.NDArray[np.uint8] = contents.rows.version_code
-        self._index: FlatIndex | ApproximateIndex | None = contents.index
+        self._index: VectorIndex | None = contents.index
 
     @property
     def tower_version(self) -> str:
@@ -50,6 +49,11 @@ class LoadedIndex:
         if self._index is None:
             raise RuntimeError(f"release {self.manifest.release_id} was closed: a lease ended too early")
         return self._index.search(query, k, allowed)
+
+    def searched_by(self, index: VectorIndex) -> None:
+        """Search with another index over the same rows, on another device; before anybody has this one."""
+        checks.row_count(index.rows, len(self), "the index on another device")
+        self._index = index
 
     def warm(self) -> None:
         """A few searches, filtered and not, so that the first request finds memory and caches ready."""

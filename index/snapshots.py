@@ -133,9 +133,7 @@ def list_snapshots(root: Path) -> list[str]:
     return sorted(p.name for p in root.iterdir() if not p.name.startswith(".") and (p / READY).is_file())
 
 
-def newest_of_tiers(
-    root: Path, version: str, streamed: Collection[str] = ()
-) -> dict[str, SnapshotManifest]:
+def newest_of_tiers(root: Path, version: str, streamed: Collection[str] = ()) -> dict[str, SnapshotManifest]:
     """Tier -> its newest snapshot with rows of this tower version only. The files are not looked at.
 
     Of the `streamed` tiers only what their cutters wrote: a batch snapshot of such a tier is a base for the

@@ -22,6 +22,7 @@ from .leaf_releases import ShardRelease
 from .ledger import SpendLedger
 from .local_inventory import Ads, LocalInventory, SearchableIndex
 from .shard_wire import Answer, AnswerFacts, Question
+from .torch_index import place
 
 _WARM_WIDTH = 1_000
 
@@ -80,6 +81,7 @@ class ShardLoader:
     reserve_micros: int
     clock: Clock
     version_policy: VersionPolicy = "enforce"
+    index_device: str = "cpu"
 
     def load(self, release_id: str) -> LoadedShard:
         """Load → check → warm. Raises Refused like `index.loading.load_index`."""
@@ -90,6 +92,7 @@ class ShardLoader:
             registry_hash=self.registry.content_hash,
             version_policy=self.version_policy,
         )
+        place(index, self.index_device)
         index.warm()
         release = loaded_shard(index, self.reserve_micros)
         warm(release, self.clock.now_ms())

@@ -28,6 +28,7 @@ from .fresh_inventory import Shelf
 from .inventory import Inventory
 from .ledger import SpendLedger
 from .local_inventory import Ads, LocalInventory, SearchableIndex, exact_dots
+from .torch_index import place
 from .version_policy import check_policy
 
 Records = npt.NDArray[np.void]
@@ -221,6 +222,7 @@ class ReleaseLoader:
     towers: Path
     registry: FeatureRegistry
     assembly: Assembly
+    index_device: str = "cpu"
 
     def load(self, release_id: str) -> LiveRelease:
         """Load → check → warm. Raises Refused for a release that is broken or does not fit."""
@@ -230,5 +232,6 @@ class ReleaseLoader:
             registry_hash=self.registry.content_hash,
             version_policy=self.assembly.version_policy,
         )
+        place(index, self.index_device)
         tower = QueryTower.load(self.towers, index.manifest.tower_version, self.registry)
         return assemble(index, tower, tuple(tower.manifest.pin_inputs), self.assembly)

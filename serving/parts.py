@@ -63,6 +63,8 @@ class ServingConfig:
     """None: on this machine's disk, in `data`."""
     leaves: Leaves | None = None
     """Where the Pins lie when they do not lie in this process: then it is a root."""
+    index_device: str = "cpu"
+    """Where rows are searched; anywhere else than on the cpu it is an exact scan by torch."""
     fresh: Callable[[], FreshFeed] | None = None
     """Connects to the topics that the delta segment is read from; None: what is served is the release."""
     delta: DeltaPolicy = field(default_factory=DeltaPolicy)
@@ -166,7 +168,7 @@ def build_parts(config: ServingConfig) -> ServingParts:
         config.registry.content_hash, config.policy.auction, ledger, clock.now_ms, config.version_policy
     )
     telemetry.release.policy(config.version_policy)
-    loader = ReleaseLoader(releases, config.data / "towers", config.registry, assembly)
+    loader = ReleaseLoader(releases, config.data / "towers", config.registry, assembly, config.index_device)
     current: Callable[[], str | None] = releases.current
     load: Callable[[str], LiveRelease] = loader.load
     if config.leaves is not None:

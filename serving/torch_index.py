@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from index.loading import LoadedIndex
 from index.row_files import Matrix
 from index.vector_index import Bitmap, Dots, Positions, Query, checked
 from schemas.errors import Refused
@@ -20,6 +21,15 @@ _NO_ROW = float("-inf")
 
 Precision = Literal["fp16", "bf16"]
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def place(index: LoadedIndex, device: str) -> None:
+    """Search a release's rows on this device from now on; `cpu` leaves them to the index that was built.
+
+    Raises Refused (`no_device`).
+    """
+    if device != "cpu":
+        index.searched_by(TorchIndex(index.vectors, device))
 
 
 class TorchIndex:

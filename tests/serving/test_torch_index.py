@@ -1,13 +1,16 @@
 """What is the torch index's own; what every index promises is in tests/contracts."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from index.vector_index import ExactIndex
+from index.loading import load_index
+from index.vector_index import ExactIndex, pack
 from schemas.errors import Refused
-from serving.torch_index import TorchIndex
-from tests.index.builders import unit_vectors
+from serving.torch_index import TorchIndex, place
+from tests.index.builders import REGISTRY, Workshop, rows_of, unit_vectors
 
 ROWS, DIMENSION = 3_000, 64
 
@@ -45,3 +48,18 @@ def test_a_gpu_finds_what_a_cpu_finds_among_a_million_rows() -> None:
     here, there = (TorchIndex(vectors, device).search(query, 1_000, None) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(here[0], there[0], rtol=1e-4)
     assert len(set(here[1].tolist()) & set(there[1].tolist())) >= 999
+
+
+def test_a_release_searched_on_another_device_finds_what_its_own_index_finds(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    built = workshop.published(rows_of(400), kind="flat")
+    index = load_index(workshop.releases, built.release_id, registry_hash=REGISTRY)
+    query = np.random.default_rng(6).standard_normal((1, index.vectors.shape[1])).astype(np.float32)[0]
+    allowed = pack(index.attributes["pin_id"] % 3 == 0)
+    dots, rows = index.search(query, 20, allowed)
+    place(index, "cpu:0")
+    there, their_rows = index.search(query, 20, allowed)
+    np.testing.assert_allclose(there, dots, rtol=1e-5)
+    assert their_rows.tolist() == rows.tolist()
+    with pytest.raises(Refused, match="row_count"):
+        index.searched_by(TorchIndex(index.vectors[:-1], "cpu"))

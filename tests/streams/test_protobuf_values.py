@@ -107,6 +107,7 @@ def test_nested_records_lists_and_maps_are_read() -> None:
     assert json.loads(read(FIRST + log.SerializeToString())) == {
         "request_id": "r",
         "stages": [],
+        "version_mix": {},
         "ads": [{"pin_id": 7, "dot": 0.5}, {"pin_id": 8, "dot": -0.5}],
     }
 

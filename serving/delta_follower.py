@@ -12,7 +12,7 @@ from schemas.errors import Refused, RetryableError
 from .clock import Clock, seconds_since
 from .delta_reader import Arrival, Became, DeltaPolicy, DeltaReader, Followed, FreshFeed
 from .delta_telemetry import DeltaFigures
-from .release_watcher import lower_priority
+from .poll import lower_priority
 
 log = logging.getLogger(__name__)
 

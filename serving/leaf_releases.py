@@ -15,7 +15,8 @@ from schemas.errors import Refused
 
 from .clock import Clock
 from .inventory import Inventory
-from .release_watcher import RETRY_SECONDS, lower_priority
+from .poll import Poll
+from .release_watcher import RETRY_SECONDS
 
 
 class ShardRelease(Protocol):
@@ -201,8 +202,7 @@ class LeafWatcher:
         self._held, self._clock, self._tell = held, clock, tell
         self._settled: str | None = None
         self._retry = _Retry()
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._poll = Poll("leaf-watcher", self.check)
         self.loading: str | None = None
         """What is being loaded just now."""
         self.last: Attempt | None = None
@@ -265,22 +265,11 @@ class LeafWatcher:
 
     def start(self, poll_seconds: float) -> None:
         """Begin to follow CURRENT; the first look comes at once."""
-        self._thread = threading.Thread(
-            target=self._follow, args=(poll_seconds,), name="leaf-watcher", daemon=True
-        )
-        self._thread.start()
+        self._poll.start(poll_seconds)
 
     def close(self) -> None:
         """Stop; waits for a load in progress."""
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _follow(self, poll_seconds: float) -> None:
-        lower_priority()
-        while not self._closing.is_set():
-            self.check()
-            self._closing.wait(poll_seconds)
+        self._poll.close()
 
 
 def _unexpected(error: Exception) -> Refused:

@@ -4,9 +4,6 @@ Load → check → warm → swap, in that order (`ReleaseLoader.load` does the f
 fourth). A release that is refused leaves the old one serving.
 """
 
-import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +17,10 @@ from schemas.errors import Refused, RetryableError
 
 from .clock import Clock
 from .live_release import LiveRelease, Served
+from .poll import Poll
 from .swaps import Swap, SwapHistory, refused_swap, summarise
 from .tier_facts import Before, TierFacts, tier_facts
 
-LOWEST_PRIORITY = 19
 RETRY_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Waits after failures that may pass (disk, memory). A refusal is final until CURRENT moves."""
 
@@ -90,8 +87,7 @@ class ReleaseWatcher:
         self._served_id: str | None = None
         self._newest_ms: dict[str, int] = {}
         """Tier -> newest ingestion in the release that is served."""
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._poll = Poll("release-watcher", self.check)
 
     def check(self) -> Swap | None:
         """Look at CURRENT once; returns what was tried, or None when there was nothing to do."""
@@ -182,28 +178,11 @@ class ReleaseWatcher:
 
     def start(self, poll_seconds: float) -> None:
         """Begin to follow CURRENT; the first look comes at once."""
-        self._thread = threading.Thread(
-            target=self._follow, args=(poll_seconds,), name="release-watcher", daemon=True
-        )
-        self._thread.start()
+        self._poll.start(poll_seconds)
 
     def close(self) -> None:
         """Stop; waits for a load in progress."""
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _follow(self, poll_seconds: float) -> None:
-        lower_priority()
-        while not self._closing.is_set():
-            self.check()
-            self._closing.wait(poll_seconds)
-
-
-def lower_priority() -> None:
-    """Give the calling thread the lowest priority; Linux only, where priority belongs to a thread."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        self._poll.close()
 
 
 def _unexpected(error: Exception) -> Refused:

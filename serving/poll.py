@@ -1,0 +1,41 @@
+"""Looking again and again, from a thread of its own that gives way to requests."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+LOWEST_PRIORITY = 19
+
+
+class Poll:
+    """Calls `look` at once and then every so many seconds, until it is closed."""
+
+    def __init__(self, name: str, look: Callable[[], object]) -> None:
+        self._look = look
+        self._name = name
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, every_seconds: float) -> None:
+        """Begin; the first look comes at once."""
+        self._thread = threading.Thread(target=self._run, args=(every_seconds,), name=self._name, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; waits for a look that is under way. Harmless when it was never started."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, every_seconds: float) -> None:
+        lower_priority()
+        while not self._closing.is_set():
+            self._look()
+            self._closing.wait(every_seconds)
+
+
+def lower_priority() -> None:
+    """Give the calling thread the lowest priority; Linux only, where priority belongs to a thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

@@ -184,20 +184,18 @@ def publish(
 def rollback(
     reason: Reason = "rolled back by hand", expected: Expected = None, as_json: Json = False
 ) -> None:
-    """Go back to the release that was live before this one.
+    """Go back to the release that was live before this one, and to its tower when that was another.
 
     Example: skewless release rollback --reason "recall fell"
     """
+    from .rolling_back import roll_back  # noqa: PLC0415
     from .store_connection import release_store  # noqa: PLC0415
 
-    store = release_store(Settings.load())
-    store.rollback(
-        actor=getpass.getuser(),
-        reason=reason,
-        expected_current=_expected(expected) if expected else store.current(),
-        registry_hash=registry().content_hash,
-    )
-    Output(as_json).record("rolled back", {"live": store.current()})
+    settings = Settings.load()
+    seen = _expected(expected) if expected else release_store(settings).current()
+    done = roll_back(settings, getpass.getuser(), reason, seen)
+    towers = {} if done.live_towers is None else {"workers embed with": done.live_towers}
+    Output(as_json).record("rolled back", {"live": done.move.release_id} | towers)
 
 
 def _expected(release_id: str) -> str | None:

@@ -12,7 +12,7 @@ from index.builder import BuildPolicy, BuildReport, build_measured
 from index.canaries import CANARIES, read_canaries
 from index.gates import Gate
 from index.loading import load_index
-from index.snapshots import newest_of_tiers, retain_snapshots, snapshot_manifest
+from index.snapshots import falls_behind, newest_of_tiers, retain_snapshots, snapshot_manifest
 from models.live_towers import LockedLiveTowers, locked_live_towers, read_live_towers
 from models.predictor import QueryTower
 from schemas.errors import Refused, RetryableError
@@ -147,9 +147,12 @@ class Releaser:
         """Build, check, publish. A refused snapshot is logged; what is live stays."""
         tried: list[str] = []
         for _ in range(_ATTEMPTS):
-            ids = self._snapshots_for(snapshot)
+            ids: list[str] = []
             try:
-                self._release(ids)
+                # Before the look at the snapshots: what goes live meanwhile may hold newer ones.
+                seen = self._store.current()
+                ids = self._snapshots_for(snapshot)
+                self._release(ids, seen)
                 return
             except RetryableError as error:
                 log.warning(
@@ -173,11 +176,11 @@ class Releaser:
             snapshot.snapshot_id
         ]
 
-    def _release(self, snapshot_ids: Sequence[str]) -> None:
+    def _release(self, snapshot_ids: Sequence[str], seen: str | None) -> None:
         manifest = build_from_snapshots(self._settings, snapshot_ids, BuildWish(gates=self._gates)).manifest
         # Whoever changes LIVE waits: a tower cannot retire between the look at it and the publication.
         with locked_live_towers(self._settings.towers_dir) as live:
-            if not self._publish(manifest, live):
+            if not self._publish(manifest, live, seen):
                 return
             self._settle_towers(manifest.tower_version, live)
             close_rollover(self._settings, live, self._store.audit()[-1])
@@ -190,31 +193,33 @@ class Releaser:
                 self._settings.keep_snapshot_days,
             )
 
-    def _publish(self, manifest: ReleaseManifest, live: LockedLiveTowers) -> bool:
-        """Publish unless it is live, was taken back, or is not wanted; whether LIVE is to be settled."""
-        current = self._store.current()
-        if manifest.release_id == current:
+    def _publish(self, manifest: ReleaseManifest, live: LockedLiveTowers, seen: str | None) -> bool:
+        """Publish unless it is live, was taken back, or is not wanted; whether LIVE is to be settled.
+
+        Raises Refused (`current_moved`) when another release than `seen` is live.
+        """
+        if manifest.release_id == self._store.current():
             return True  # a crash may have come before the towers were settled
         if manifest.release_id in {move.release_id for move in self._store.audit()}:
             # A restarted cutter tells of its newest snapshots again: one that was rolled back stays so.
             return False
-        if why := self._unwanted(manifest.tower_version, live.read()):
+        if why := self._unwanted(manifest, live.read()):
             log.info("release %s is built and not published: %s", manifest.release_id, why)
             return False
         self._store.publish(
             manifest.release_id,
             actor=ACTOR,
             reason=f"snapshot {manifest.snapshot_id}",
-            expected_current=current,
+            expected_current=seen,
             registry_hash=registry().content_hash,
             min_rows_ratio=self._settings.min_rows_ratio,
         )
         log.info("release %s is live (%d Pins)", manifest.release_id, manifest.index.rows)
         return True
 
-    def _unwanted(self, version: str, live: Sequence[str]) -> str:
-        """Why a release of this tower version does not go live by itself now; empty when it does."""
-        before = self._store.comparable_live()
+    def _unwanted(self, manifest: ReleaseManifest, live: Sequence[str]) -> str:
+        """Why this release does not go live by itself now; empty when it does."""
+        before, version = self._store.comparable_live(), manifest.tower_version
         if before is None or before.tower_version == version:
             return ""
         if live and version not in live:
@@ -224,7 +229,13 @@ class Releaser:
         record = read_rollover(self._settings)
         if record is not None and record.candidate == version and record.manual:
             return "the rollover waits for `skewless rollover finish`"
-        return ""
+        served = before.tiers
+        whys = (
+            falls_behind(part, served[name], part.policy)
+            for name, part in manifest.tiers.items()
+            if name in served
+        )
+        return next((why for why in whys if why), "")
 
     def _settle_towers(self, serving: str, towers: LockedLiveTowers) -> None:
         """After a rollover the tower that went live is the serving one, and those before it retire.

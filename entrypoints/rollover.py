@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _DELETING = ".deleting-"
 _LOOK_SECONDS = 0.2
+_ATTEMPTS = 5
+"""Of a finish, while the cutter of the serving tower publishes in between."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,21 @@ def finish_rollover(settings: Settings, version: str, wish: RolloverWish, times:
 
     Raises Refused: `no_rollover`, `rollover_incomplete` with what is missing, or why it cannot go live.
     """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _finish(settings, version, wish, times)
+        except Refused as refused:
+            if refused.code != "current_moved":
+                raise
+    return _finish(settings, version, wish, times)
+
+
+def _finish(settings: Settings, version: str, wish: RolloverWish, times: Times) -> str:
+    """Once. Raises Refused `current_moved` when another release went live while this one was built."""
     _record_of(settings, version)
-    progress = rollover_progress(settings, times.now_ms())
     store = release_store(settings)
+    seen = store.current()
+    progress = rollover_progress(settings, times.now_ms())
     if progress is not None and progress.state not in ("ready", "live"):
         lives = "LIVE to name the candidate" if progress.state == "interrupted" else "a complete candidate"
         raise Refused(
@@ -121,6 +135,7 @@ def finish_rollover(settings: Settings, version: str, wish: RolloverWish, times:
                 release_id,
                 actor=wish.actor,
                 reason=wish.reason,
+                expected_current=seen,
                 registry_hash=registry().content_hash,
             )
             close_rollover(settings, towers, store.audit()[-1])

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from index.snapshots import newest_of_tiers
+from index.snapshots import Reach, falls_behind, newest_of_tiers
 from models.live_towers import read_live_towers
 from schemas.errors import Refused
 from schemas.file_locks import is_held
@@ -145,18 +145,12 @@ def _missing(
     """What a release still waits for, as the snapshots tell it."""
     if newest is None:
         return f"no snapshot of tower {record.candidate[:12]}"
-    served = [live.tiers[tier.name].offsets] if live is not None and tier.name in live.tiers else []
+    served: list[Reach] = [live.tiers[tier.name]] if live is not None and tier.name in live.tiers else []
     if tier.policy == "realtime" and (serving := candidate_snapshot(settings, tier, record.serving)):
         # Both are cut in one go; when only the serving tower was, the candidate was not complete.
-        served.append(serving.offsets)
-    for offsets in served:
-        for topic, ends in offsets.items():
-            mine = newest.offsets.get(topic)
-            if mine is not None and any(mine.get(number, 0) < end for number, end in ends.items()):
-                return (
-                    f"its newest snapshot, {newest.snapshot_id}, covers less of {topic} than what is served"
-                )
-    return ""
+        served.append(serving)
+    whys = (falls_behind(newest, one, tier.policy) for one in served)
+    return next((f"its newest snapshot, {why}" for why in whys if why), "")
 
 
 def _why(settings: Settings, tier: Tier, record: Rollover, said: CutterStatus | None) -> str:

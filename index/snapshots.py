@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from schemas.artefacts import (
 )
 from schemas.errors import Refused
 from schemas.manifests import Offsets, SnapshotManifest
+from schemas.tiers import TierPolicy
 
 from .row_files import (
     ATTRIBUTES,
@@ -145,6 +146,36 @@ def newest_of_tiers(root: Path, version: str, streamed: Collection[str] = ()) ->
         if set(one.versions) == {version} and not (one.source == "batch" and one.tier in streamed)
     ]
     return {one.tier: one for one in sorted(mine, key=_age)}
+
+
+class Reach(Protocol):
+    """How far a snapshot, or a tier of a release, reaches."""
+
+    @property
+    def snapshot_id(self) -> str: ...
+
+    @property
+    def offsets(self) -> Offsets: ...
+
+    @property
+    def newest_ingest_ms(self) -> int: ...
+
+
+def falls_behind(mine: Reach, served: Reach, policy: TierPolicy) -> str:
+    """Why `mine`, of another tower, would take something back of what is served; empty when it does not.
+
+    A batch snapshot says by its offsets which states it holds. Of a realtime tier offsets say nothing: a
+    cutter that takes a tower up reads the topic again. But whatever made the serving tower's newest row
+    makes the candidate's too, so it has to be there.
+    """
+    if policy == "realtime":
+        older = mine.newest_ingest_ms < served.newest_ingest_ms
+        return f"{mine.snapshot_id} is older than what is served" if older else ""
+    for topic, ends in served.offsets.items():
+        covered = mine.offsets.get(topic)
+        if covered is not None and any(covered.get(number, 0) < end for number, end in ends.items()):
+            return f"{mine.snapshot_id} covers less of {topic} than what is served"
+    return ""
 
 
 def retain_snapshots(root: Path, tier: str, count: int, days: int = 0) -> list[str]:

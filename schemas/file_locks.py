@@ -25,18 +25,22 @@ def held_alone(path: Path, refusal: Refused) -> Iterator[None]:
     """Hold the lock; raises `refusal` at once while another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise refusal from error
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                # Somebody who only looks (`is_held`) has it for an instant: that refuses nobody.
+                if is_held(path):
+                    raise refusal from error
         yield
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock now."""
+    """Whether somebody holds the lock now. Any number may look at once: they do not see each other."""
     try:
         with path.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:

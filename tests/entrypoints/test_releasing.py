@@ -219,6 +219,46 @@ def test_pain_2_a_candidate_goes_live_only_when_all_tiers_are_embedded_by_it(tie
     assert read_live_towers(tiered.towers_dir) == [candidate.tower_version]
 
 
+def test_a_candidate_whose_batch_snapshot_holds_less_than_the_served_one_is_not_published(
+    tiered: Settings,
+) -> None:
+    serving, candidate = save_tower(tiered.data_dir, seed=1), save_tower(tiered.data_dir, seed=2)
+    write_live_towers(tiered.towers_dir, [serving.tower_version, candidate.tower_version])
+    publish = Releaser(tiered)
+    cut_tier(tiered.data_dir, candidate, "batch", 60, end=5)
+    cut_tier(tiered.data_dir, serving, "batch", 66, end=9)
+    publish(cut_tier(tiered.data_dir, serving, "realtime", 60))
+
+    publish(cut_tier(tiered.data_dir, candidate, "realtime", 60))
+    assert _live(tiered).tower_version == serving.tower_version
+    assert read_live_towers(tiered.towers_dir)[0] == serving.tower_version
+
+    publish(cut_tier(tiered.data_dir, candidate, "batch", 66, hour=1, end=9))
+    assert _live(tiered).tower_version == candidate.tower_version
+
+
+def test_a_slow_build_does_not_take_back_what_another_process_published_meanwhile(tiered: Settings) -> None:
+    tower = save_tower(tiered.data_dir, seed=1)
+    write_live_towers(tiered.towers_dir, [tower.tower_version])
+    cut_tier(tiered.data_dir, tower, "batch", 60)
+    built: list[str] = []
+
+    class WhileItBuilds:
+        name = "slow"
+
+        def __call__(self, candidate: Candidate) -> CheckResult:
+            built.append(candidate.tower.tower_version)
+            if len(built) == 1:
+                Releaser(tiered)(cut_tier(tiered.data_dir, tower, "batch", 66, end=9))
+            return CheckResult(name=self.name, ok=True, detail="")
+
+    Releaser(tiered, [WhileItBuilds()])(cut_tier(tiered.data_dir, tower, "realtime", 60))
+
+    assert len(built) == 2
+    assert _live(tiered).tiers["batch"].offsets == {"pin.features.v1": {0: 9}}
+    assert len(release_store(tiered).audit()) == 1  # what the other one published is what it would have
+
+
 def test_a_late_snapshot_of_a_tower_that_retired_does_not_turn_the_rollover_back(settings: Settings) -> None:
     old, new = save_tower(settings.data_dir, seed=1), save_tower(settings.data_dir, seed=2)
     write_live_towers(settings.towers_dir, [old.tower_version, new.tower_version])

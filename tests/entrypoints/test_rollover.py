@@ -15,6 +15,7 @@ import pytest
 
 from entrypoints import rollover
 from entrypoints.releasing import Releaser
+from entrypoints.rolling_back import roll_back
 from entrypoints.rollover import Times, abort_rollover, finish_rollover, start_rollover
 from entrypoints.rollover_progress import Progress, rollover_progress
 from entrypoints.rollover_record import read_rollover
@@ -68,6 +69,7 @@ class World:
         whole = cut(data, self.towers[tower], pins, hour)
         _, rows = read_snapshot(data / "snapshots", whole.snapshot_id)
         shutil.rmtree(data / "snapshots" / whole.snapshot_id)
+        rows.attributes["ingested_at_ms"] = HOUR_MS + hour * 3_600_000
         mine = in_tier(rows.attributes["pin_id"], self.settings.tiers().named(tier))
         batch = tier == "slow"
         return write_snapshot(
@@ -268,7 +270,7 @@ def test_a_candidate_whose_snapshot_covers_less_than_what_is_served_is_not_compl
     world.cut(1, hour=1)
     world.release(world.cut(0, hour=2))
 
-    assert "covers less of pin.embedded.v1" in refusal(world.finish).came
+    assert "is older than what is served" in refusal(world.finish).came
     world.cut(1, hour=2)
     world.finish()
     assert world.serving == 1
@@ -343,6 +345,36 @@ def test_chains_of_rollovers_reach_the_last_tower(world: World) -> None:
         world.release(world.cut(tower, hour=hour))
         assert (world.live, world.serving) == ([tower], tower)
     assert [move.action for move in release_store(world.settings).audit()] == ["publish"] * 4
+
+
+def test_a_rollback_to_another_tower_holds_when_the_next_snapshot_of_the_new_one_comes(world: World) -> None:
+    world.start()
+    world.release(world.cut(1, hour=1))
+    current = release_store(world.settings).current()
+
+    done = roll_back(world.settings, "ada", "recall fell", current)
+
+    assert (world.serving, world.live) == (0, [0])
+    assert done.live_towers == world.names[:1]
+    world.release(world.cut(1, hour=2))
+    assert (world.serving, world.live) == (0, [0])
+    world.release(world.cut(0, hour=3))
+    assert release_store(world.settings).current() != done.move.release_id
+    assert world.serving == 0
+
+
+def test_a_rollback_within_a_tower_leaves_live_alone_and_another_candidate_stays(world: World) -> None:
+    world.release(world.cut(0, hour=1))
+    world.start(2, MANUAL)
+    done = roll_back(world.settings, "ada", "recall fell", release_store(world.settings).current())
+    assert (done.live_towers, world.live) == (None, [0, 2])
+
+    world.abort(2)
+    world.start(1)
+    world.release(world.cut(1, hour=2))
+    world.start(2, MANUAL)
+    roll_back(world.settings, "ada", "recall fell", release_store(world.settings).current())
+    assert (world.serving, world.live) == (0, [0, 2])
 
 
 def test_going_back_to_a_tower_that_is_live_after_a_rollback_needs_new_snapshots(world: World) -> None:

@@ -13,6 +13,7 @@ from features.tier_slices import in_tier
 from index.snapshots import read_snapshot, write_snapshot
 from schemas.manifests import SnapshotManifest, TowerManifest
 from schemas.tiers import read_tiers
+from schemas.topics import PIN_FEATURES
 
 __all__ = ["HOUR_MS", "cut", "cut_tier", "save_tower"]
 
@@ -27,8 +28,13 @@ def cut(data: Path, tower: TowerManifest, pins: int, hour: int = 0, title: str =
     return fixtures.cut(data, tower, states, titles, HOUR_MS + hour * 3_600_000)
 
 
-def cut_tier(data: Path, tower: TowerManifest, tier: str, pins: int, hour: int = 0) -> SnapshotManifest:
-    """A snapshot of those of `pins` Pins that belong to a tier of `data/tiers.json`."""
+def cut_tier(
+    data: Path, tower: TowerManifest, tier: str, pins: int, hour: int = 0, end: int = 0
+) -> SnapshotManifest:
+    """A snapshot of those of `pins` Pins that belong to a tier of `data/tiers.json`.
+
+    `end`: the offset up to which a batch snapshot read the states.
+    """
     whole = cut(data, tower, pins, hour)
     _, rows = read_snapshot(data / "snapshots", whole.snapshot_id)
     mine = in_tier(rows.attributes["pin_id"], read_tiers(data / "tiers.json", tier).named(tier))
@@ -40,6 +46,6 @@ def cut_tier(data: Path, tower: TowerManifest, tier: str, pins: int, hour: int =
         hour_ms=whole.hour_ms,
         clock="event",
         pin_inputs=whole.pin_inputs,
-        offsets={},
+        offsets={PIN_FEATURES.name: {0: end}} if end else {},
         source="batch" if tier == "batch" else "stream",
     )

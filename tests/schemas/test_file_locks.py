@@ -1,3 +1,4 @@
+import fcntl
 import subprocess
 import sys
 import threading
@@ -21,6 +22,24 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
             pass
         assert refused.value is REFUSAL
     assert not is_held(path)
+
+
+def test_who_only_looks_is_not_taken_for_a_holder(tmp_path: Path) -> None:
+    path, got = tmp_path / ".lock", threading.Event()
+    path.touch()
+
+    def hold() -> None:
+        with held_alone(path, REFUSAL):
+            got.set()
+
+    with path.open("r") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # what `is_held` does, for longer
+        assert not is_held(path)
+        thread = threading.Thread(target=hold)
+        thread.start()
+    thread.join(10)
+
+    assert got.is_set()
 
 
 def test_who_waits_gets_it_when_it_is_given_back(tmp_path: Path) -> None:

@@ -116,6 +116,18 @@ class FeatureRegistry:
         mask: npt.NDArray[np.int64] = np.bitwise_or.reduce(masks)
         return mask
 
+    def without(
+        self, names: Iterable[str], values: dict[str, Array], mask: npt.NDArray[np.int64]
+    ) -> dict[str, Array]:
+        """The values, but at default where bit i of `mask[r]` is not set: row r of the i-th name."""
+        kept = dict(values)
+        for bit, name in enumerate(names):
+            gone = (mask >> bit) & 1 == 0
+            if gone.any():
+                kept[name] = values[name].copy()
+                kept[name][gone] = self[name].default
+        return kept
+
     def check_hash(self, came: str, where: str) -> None:
         """Raises Refused when `where` was made against another registry."""
         if came != self.content_hash:

@@ -33,10 +33,17 @@ class EmbeddedPins:
     input_mask: npt.NDArray[np.int64]
 
 
-def embed_pins(model: TwoTower, pins: Records, device: torch.device = _CPU) -> EmbeddedPins:
+def embed_pins(
+    model: TwoTower,
+    pins: Records,
+    device: torch.device = _CPU,
+    served_mask: npt.NDArray[np.int64] | None = None,
+) -> EmbeddedPins:
     """Embed PIN_RECORDs with a model on `device`. A Pin's vector does not depend on its batch beyond 1e-6.
 
-    Raises FloatingPointError when a vector is not finite: a model error, not a bad message.
+    With `served_mask` (N), as a row of an index says it in `input_mask`, inputs whose bit is not set are at
+    their default whatever the record holds. Raises FloatingPointError when a vector is not finite: a model
+    error, not a bad message.
     """
     inputs = model.inputs
     vectors = np.empty((len(pins), model.config.dimension), np.float32)
@@ -44,6 +51,8 @@ def embed_pins(model: TwoTower, pins: Records, device: torch.device = _CPU) -> E
     for start in range(0, len(pins), CHUNK):
         rows = slice(start, start + CHUNK)
         values = inputs.pin_values(pins[rows])
+        if served_mask is not None:
+            values = inputs.registry.without(inputs.pin_names, values, served_mask[rows])
         masks[rows] = inputs.registry.input_mask(inputs.pin_names, values)
         batch = inputs.pin_batch(values)
         with torch.inference_mode():
@@ -87,6 +96,14 @@ class PinTower:
     def embed(self, pins: Records) -> EmbeddedPins:
         """Embed PIN_RECORDs; see `embed_pins`."""
         return embed_pins(self._model, pins, self._device)
+
+    def embed_as_served(self, pins: Records, served_mask: npt.NDArray[np.int64]) -> EmbeddedPins:
+        """The vectors that these Pins have where only the inputs in the mask came through; see `embed_pins`.
+
+        Beside what was served it shows whether a feature that was missing explains a score: the records may
+        come from a training table that has every feature.
+        """
+        return embed_pins(self._model, pins, self._device, served_mask)
 
 
 class QueryTower:

@@ -158,19 +158,19 @@ class Reach(Protocol):
     def offsets(self) -> Offsets: ...
 
     @property
-    def newest_ingest_ms(self) -> int: ...
+    def hour_ms(self) -> int: ...
 
 
 def falls_behind(mine: Reach, served: Reach, policy: TierPolicy) -> str:
     """Why `mine`, of another tower, would take something back of what is served; empty when it does not.
 
-    A batch snapshot says by its offsets which states it holds. Of a realtime tier offsets say nothing: a
-    cutter that takes a tower up reads the topic again. But whatever made the serving tower's newest row
-    makes the candidate's too, so it has to be there.
+    A batch snapshot says by its offsets which states it holds. Of a realtime tier offsets say nothing,
+    because a cutter that takes a tower up reads the topic again, and neither does the newest row, because
+    the candidate's rows come a batch after the serving tower's. But its cutter cuts all towers at once, those
+    that are not complete left out: a cut of the same hour is as fresh.
     """
     if policy == "realtime":
-        older = mine.newest_ingest_ms < served.newest_ingest_ms
-        return f"{mine.snapshot_id} is older than what is served" if older else ""
+        return f"{mine.snapshot_id} is older than what is served" if mine.hour_ms < served.hour_ms else ""
     for topic, ends in served.offsets.items():
         covered = mine.offsets.get(topic)
         if covered is not None and any(covered.get(number, 0) < end for number, end in ends.items()):

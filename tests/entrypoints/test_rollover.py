@@ -69,7 +69,6 @@ class World:
         whole = cut(data, self.towers[tower], pins, hour)
         _, rows = read_snapshot(data / "snapshots", whole.snapshot_id)
         shutil.rmtree(data / "snapshots" / whole.snapshot_id)
-        rows.attributes["ingested_at_ms"] = HOUR_MS + hour * 3_600_000
         mine = in_tier(rows.attributes["pin_id"], self.settings.tiers().named(tier))
         batch = tier == "slow"
         return write_snapshot(

@@ -45,7 +45,7 @@ MUTATIONS = (
         "1 homogeneity gate",
         "the builder does not ask the gate",
         "index/builder.py",
-        "        if policy.version_policy == \"enforce\"\n",
+        '        if policy.version_policy == "enforce"\n',
         "        if False\n",
         ("tests/index/test_bad_releases.py",),
     ),

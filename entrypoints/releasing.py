@@ -227,8 +227,11 @@ class Releaser:
         if before.tower_version in live and live.index(version) < live.index(before.tower_version):
             return f"tower {before.tower_version[:12]}, which is live, follows its own"
         record = read_rollover(self._settings)
-        if record is not None and record.candidate == version and record.manual:
+        is_candidate = record is not None and record.candidate == version
+        if record is not None and is_candidate and record.manual:
             return "the rollover waits for `skewless rollover finish`"
+        if not is_candidate and version in {move.tower_version for move in self._store.audit()}:
+            return "its tower was live before: `skewless rollover start` takes it up again"
         served = before.tiers
         whys = (
             falls_behind(part, served[name], part.policy)
@@ -246,7 +249,12 @@ class Releaser:
         record = read_rollover(self._settings)
         if record is not None and record.candidate == serving:
             return  # `close_rollover` settles them, unless this release is from before the rollover
-        moves = self._store.audit()
+        moves, live = self._store.audit(), towers.read()
+        candidate = None if record is None else record.candidate
+        if live[:1] == [serving] and moves[-1].action == "publish":
+            # One that was turned away by a rollback was kept until the serving tower was level with it.
+            gone = {move.tower_version for move in moves} - {serving, candidate}
+            towers.write([one for one in live if one not in gone])
         if len(moves) < 2 or moves[-1].tower_version == moves[-2].tower_version:
             return  # the same tower as before, wherever it stands in LIVE
         live = towers.read()

@@ -8,7 +8,6 @@ from models.live_towers import locked_live_towers
 from schemas.errors import Refused
 from schemas.logs import ReleasePublished
 
-from .rollover_record import read_rollover
 from .settings import Settings
 from .store_connection import release_store
 
@@ -26,9 +25,10 @@ class RolledBack:
 def roll_back(settings: Settings, actor: str, reason: str, expected: str | None) -> RolledBack:
     """Make the live release's predecessor live again, while `expected` is live.
 
-    When that is of another tower, the workers embed with that one again and no longer with the one that was
-    turned away: else its next snapshot would be released by itself and undo the rollback. A candidate of
-    a rollover under way stays. Raises Refused as `Releases.rollback` does.
+    When that is of another tower, the workers embed with that one again. The one that was turned away stays
+    behind it in LIVE until a snapshot of the old one is level with it, because until then only its rows
+    tell what has changed; it is not released by itself again. A candidate of a rollover under way stays.
+    Raises Refused as `Releases.rollback` does.
     """
     store = release_store(settings)
     with locked_live_towers(settings.towers_dir) as towers:
@@ -42,10 +42,7 @@ def roll_back(settings: Settings, actor: str, reason: str, expected: str | None)
         turned_away = moves[-2].tower_version if len(moves) > 1 else move.tower_version
         if turned_away == move.tower_version:
             return RolledBack(move, None)
-        record = read_rollover(settings)
-        candidates = [] if record is None else [record.candidate]
-        wanted = [one for one in towers.read() if one in candidates and one != turned_away]
-        live = [move.tower_version, *(one for one in wanted if one != move.tower_version)]
+        live = [move.tower_version, *(one for one in towers.read() if one != move.tower_version)]
         try:
             towers.write(live)
         except Refused as refused:

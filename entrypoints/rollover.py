@@ -137,6 +137,7 @@ def _finish(settings: Settings, version: str, wish: RolloverWish, times: Times) 
                 reason=wish.reason,
                 expected_current=seen,
                 registry_hash=registry().content_hash,
+                min_rows_ratio=settings.min_rows_ratio,
             )
             close_rollover(settings, towers, store.audit()[-1])
     else:

@@ -118,7 +118,7 @@ class Arrival:
 
 
 class DeltaReader:
-    """Follows the newest release that arrived, and keeps what the one before it needs."""
+    """Follows the newest release that arrived, and keeps what those before it need that may be asked for."""
 
     def __init__(self, feed: FreshFeed, policy: DeltaPolicy, clock: Clock, became: Became) -> None:
         self._feed = feed
@@ -127,7 +127,7 @@ class DeltaReader:
         self._became = became
         self._fold = DeltaFold(policy.max_vectors)
         self._followed: list[Arrival] = []
-        """Newest first, two at most."""
+        """Newest first: that, the one before it, and older ones that are still open."""
         self._starts: dict[str, Offsets] = {}
         """Tower version -> from where on the fold has all that its releases need."""
         self._positions: Offsets = {}
@@ -140,7 +140,8 @@ class DeltaReader:
         """Follow another release from its own offsets on. Raises RetryableError and then has done nothing."""
         self._look(topics_of(arrival.release.manifest.offsets))
         arrival.wanted = completed(arrival.release.manifest.offsets, self._spans)
-        self._followed = [arrival, *self._followed[:1]]
+        # A leaf holds three, and a rollback makes an older one current again: what is open stays new.
+        self._followed = [arrival, *self._followed[:1], *_open(self._followed[1:])]
         self._begin(arrival)
         self.state.release_id = arrival.release.manifest.release_id
         self.state.gap_events = missing(arrival.wanted, self._spans)
@@ -173,7 +174,7 @@ class DeltaReader:
         """Where embeddings found no room: give up what a rollback would need, and read them again."""
         newest, *older = self._followed
         if self._fold.refused.get(newest.version) and any(one.release.shelf.closed for one in older):
-            self._followed = [newest]
+            self._followed = [newest, *_open(older)]
             self._begin(newest)
 
     def _keep_for_followed(self) -> None:
@@ -201,9 +202,14 @@ class DeltaReader:
         if not self._followed:
             return
         self._make_room()
-        read = self._feed.read(timeout_seconds, self._fold.dimensions)
-        for batch in read.batches:
-            self._fold.apply(batch)
+        try:
+            read = self._feed.read(timeout_seconds, self._fold.dimensions)
+            for batch in read.batches:
+                self._fold.apply(batch)
+        except Exception:
+            # The feed is past what was not folded: it has to come again, or it would be lost without a word.
+            self._feed.read_from(self._positions)
+            raise
         for topic, offsets in read.upto.items():
             mine = self._positions.setdefault(topic, {})
             mine.update(offsets)
@@ -270,6 +276,10 @@ class DeltaReader:
     def close(self) -> None:
         """Close the connections."""
         self._feed.close()
+
+
+def _open(arrivals: Sequence[Arrival]) -> list[Arrival]:
+    return [one for one in arrivals if not one.release.shelf.closed]
 
 
 def part_ends_before(positions: Mapping[int, int], partition: int, end: int) -> bool:

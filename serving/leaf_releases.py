@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from schemas.errors import Refused
+from index.object_store import StoreRefused
+from schemas.errors import Refused, RetryableError
 
 from .clock import Clock
 from .inventory import Inventory
@@ -212,7 +213,7 @@ class LeafWatcher:
         self._held.free_unused()
         try:
             wanted = self._current()
-        except (Refused, OSError) as error:
+        except (Refused, RetryableError, OSError) as error:
             return self._refused("CURRENT", error, self._clock.seconds())
         if wanted is None or wanted == self._settled:
             return None
@@ -228,12 +229,13 @@ class LeafWatcher:
         self.loading = release_id
         try:
             release = self._load(release_id)
-        except Refused as refusal:
-            self._settled = release_id
-            return self._refused(release_id, refusal, started)
         except Exception as error:
             # NOTE: everything, as in the server's watcher: what is held must go on answering whatever a
-            # new release does while it loads; the attempt is recorded, counted and repeated.
+            # new release does while it loads; the attempt is recorded, counted and repeated. What a store
+            # that lets nobody in says is no word about the release.
+            if isinstance(error, Refused) and not isinstance(error, StoreRefused):
+                self._settled = release_id
+                return self._refused(release_id, error, started)
             failures = self._retry.failures + 1 if self._retry.release_id == release_id else 1
             wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
             self._retry = _Retry(release_id, failures, self._clock.seconds() + wait)

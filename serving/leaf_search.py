@@ -66,9 +66,10 @@ class LoadedShard:
 
     def close(self) -> None:
         """Let go of the memory."""
+        # The shelf first: a refresh that is under way would lay its segment over rows that are gone.
+        self.shelf.close()
         self.index.close()
         self.eligibility.close()
-        self.shelf.close()
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
 """Looking again and again, from a thread of its own that gives way to requests."""
 
+import logging
 import os
 import sys
 import threading
 from collections.abc import Callable
 
+log = logging.getLogger(__name__)
+
 LOWEST_PRIORITY = 19
 
 
 class Poll:
-    """Calls `look` at once and then every so many seconds, until it is closed."""
+    """Calls `look` at once and then every so many seconds, until it is closed; what it raises is logged."""
 
     def __init__(self, name: str, look: Callable[[], object]) -> None:
         self._look = look
@@ -30,8 +33,16 @@ class Poll:
 
     def _run(self, every_seconds: float) -> None:
         lower_priority()
+        complaint = ""
         while not self._closing.is_set():
-            self._look()
+            try:
+                self._look()
+                complaint = ""
+            except Exception as error:
+                # NOTE: whatever it is, a server whose thread is dead would never see another release.
+                if complaint != repr(error):
+                    complaint = repr(error)
+                    log.exception("%s: looking again in %.1f s", self._name, every_seconds)
             self._closing.wait(every_seconds)
 
 

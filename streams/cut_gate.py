@@ -63,6 +63,14 @@ class CutGate:
             rows[name] = attributes[name]
         self._cut[version] = rows
 
+    def take_stock(self) -> None:
+        """Another tower is taken up: what those that were cut before have now is what it is compared with.
+
+        What changed since their last cut, while it was away, would otherwise be missed for one cut.
+        """
+        for version in list(self._cut):
+            self.remember(version)
+
     def coverage(self, version: str, other: str) -> Coverage:
         """What `version` has of the Pins of `other`."""
         pins = self._table.attributes(other)["pin_id"]

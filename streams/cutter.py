@@ -118,6 +118,8 @@ class Cutter:
         self._folded = {version: self._folded.get(version, set()) for version in self._towers}
         self._covered = {version: self._covered.get(version, {}) for version in self._towers}
         self._durable = {version: self._durable.get(version, {}) for version in self._towers}
+        if new:
+            self._gate.take_stock()
         resumed: list[SnapshotManifest] = []
         for version in new:
             found = newest_snapshot(self._settings.snapshots, self._settings.tier.name, version)

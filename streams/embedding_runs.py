@@ -153,6 +153,10 @@ class RunDirectory:
 
     def _joined(self, tower: TowerManifest) -> SnapshotRows:
         parts = [read_rows(self._shard(number)) for number in self.partitions]
+        if strangers := {version for one in parts for version in one.versions} - {tower.tower_version}:
+            fix = "Move the run's directory away from `embeddings`, then embed again."
+            came = ", ".join(sorted(strangers))
+            raise Refused("mixed_versions", f"shards of tower {tower.tower_version}", came, fix)
         rows = SnapshotRows(
             attributes=np.concatenate([part.attributes for part in parts]),
             vectors=np.concatenate([part.vectors for part in parts]),
@@ -208,8 +212,13 @@ class EmbeddingRuns:
 
     def unfinished(self, tier: str, tower_version: str) -> RunDirectory | None:
         """The run to go on with."""
-        runs = self.of(run_prefix(tier, tower_version))
+        runs = self._with(tier, tower_version)
         return runs[-1] if runs and runs[-1].assembled() is None else None
+
+    def _with(self, tier: str, tower_version: str) -> list[RunDirectory]:
+        # Names hold the beginning of a version; whose run it is its manifest says.
+        runs = self.of(run_prefix(tier, tower_version))
+        return [one for one in runs if one.manifest.tower_version == tower_version]
 
     def begin(self, plan: EmbeddingRun) -> RunDirectory:
         """Begin this run, whatever number it says, or go on with one that another process has just begun.
@@ -224,7 +233,7 @@ class EmbeddingRuns:
             number = 1 + max((int(one.path.name.rsplit("-", 1)[1]) for one in over), default=0)
             plan = plan.model_copy(update={"run_id": f"{prefix}-{number:04d}"})
             publish_directory(self.root / plan.run_id, lambda directory: write_manifest(directory, plan))
-            for one in over:
+            for one in self._with(plan.tier, plan.tower_version)[:-1]:
                 self.discard(one.path.name)
         return RunDirectory(self.root / plan.run_id)
 

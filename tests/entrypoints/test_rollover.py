@@ -353,12 +353,14 @@ def test_a_rollback_to_another_tower_holds_when_the_next_snapshot_of_the_new_one
 
     done = roll_back(world.settings, "ada", "recall fell", current)
 
-    assert (world.serving, world.live) == (0, [0])
-    assert done.live_towers == world.names[:1]
+    assert (world.serving, world.live) == (0, [0, 1])
+    assert done.live_towers == world.names[:2]
     world.release(world.cut(1, hour=2))
-    assert (world.serving, world.live) == (0, [0])
+    assert (world.serving, world.live) == (0, [0, 1])
     world.release(world.cut(0, hour=3))
     assert release_store(world.settings).current() != done.move.release_id
+    assert (world.serving, world.live) == (0, [0])
+    world.release(world.cut(1, hour=4))
     assert world.serving == 0
 
 
@@ -373,6 +375,8 @@ def test_a_rollback_within_a_tower_leaves_live_alone_and_another_candidate_stays
     world.release(world.cut(1, hour=2))
     world.start(2, MANUAL)
     roll_back(world.settings, "ada", "recall fell", release_store(world.settings).current())
+    assert (world.serving, world.live) == (0, [0, 1, 2])
+    world.release(world.cut(0, hour=3))
     assert (world.serving, world.live) == (0, [0, 2])
 
 

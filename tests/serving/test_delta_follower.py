@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from features.pin_state import STATUS_CODES
-from index.delta_fold import NO_VERSION
+from index.delta_fold import NO_VERSION, DeltaFold
 from schemas.manifests import Offsets
 from schemas.ranking import RankRequest
 from serving.answers import log_of, response_of
@@ -22,6 +22,7 @@ from .fake_feed import FakeFeed
 from .fakes import NOON_MS, FakeClock, Records, fake_index, live, pins, version
 
 TOWER, OTHER = version("tower"), version("other tower")
+QUERY = np.array([1, 0, 0, 0], np.float32)
 EVERY_TURN = DeltaPolicy(
     refresh_seconds=0.0, catch_up_seconds=0.05, check_seconds=0.0, max_vectors=100, rest=0.0
 )
@@ -304,6 +305,31 @@ def test_whatever_breaks_the_server_answers_and_status_says_what(
     room.follower.turn()
     assert room.shown_pins() == {100, 101}
     assert room.status("error") == "ZeroDivisionError: of a kind that nobody thought of"
+
+
+def test_what_was_read_and_not_folded_comes_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    room.serve("r1", room.feed.ends(), pins(2))
+
+    def breaks(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(DeltaFold, "apply", breaks)
+        room.change(1, status=STATUS_CODES["paused"])
+    assert room.shown_pins() == {100, 101}
+    room.follower.turn()
+    assert room.shown_pins() == {100}
+    assert room.status("error") == ""
+
+
+def test_every_release_that_is_open_stays_new(room: Room, assembly: Assembly) -> None:
+    """A leaf holds three; after a rollback the current one is not the one that was loaded last."""
+    held = [live(fake_index(name, TOWER, pins(2)), assembly) for name in ("r1", "r2", "r3")]
+    for release in held:
+        room.follower.prepare(release)
+    room.change(1, status=STATUS_CODES["paused"])
+    held[1].close()
+    assert [len(one.inventory().search(QUERY, 0, NOON_MS, 5).rows) for one in (held[0], held[2])] == [1, 1]
 
 
 def test_the_thread_reads_and_ends(parts: ServingParts, assembly: Assembly, clock: FakeClock) -> None:

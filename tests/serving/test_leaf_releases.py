@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from schemas.errors import Refused
+from index.object_store import StoreRefused
+from schemas.errors import Refused, RetryableError
 from serving.clock import Clock
 from serving.inventory import Inventory
 from serving.leaf_releases import ASKED_SECONDS, Attempt, HeldReleases, LeafWatcher, NotHeld
@@ -33,6 +34,7 @@ class World:
     """A pointer that tests move, a clock that they wind, and a loader that does as it is told."""
 
     current: str | None = None
+    away: Exception | None = None
     now: float = 0.0
     fails: dict[str, Exception] = field(default_factory=dict)
     loaded: dict[str, FakeShard] = field(default_factory=dict)
@@ -41,7 +43,12 @@ class World:
     def __post_init__(self) -> None:
         self.held = HeldReleases(lambda: self.now)
         clock = Clock(now_ms=lambda: 1, seconds=lambda: self.now)
-        self.watcher = LeafWatcher(lambda: self.current, self._load, self.held, clock, self.told.append)
+        self.watcher = LeafWatcher(self._current, self._load, self.held, clock, self.told.append)
+
+    def _current(self) -> str | None:
+        if self.away is not None:
+            raise self.away
+        return self.current
 
     def _load(self, release_id: str) -> FakeShard:
         if release_id in self.fails:
@@ -127,6 +134,25 @@ def test_a_load_that_broke_is_tried_again_after_a_while(world: World) -> None:
     world.watcher.check()
     assert world.held.ids() == ("a",)
     assert [attempt.result for attempt in world.told] == ["refused", "loaded"]
+
+
+def test_a_store_that_is_away_does_not_end_the_watch(world: World) -> None:
+    world.publish("a")
+    world.away = RetryableError("the store did not answer")
+    world.watcher.check()
+    assert (world.held.ids(), world.told[-1].release_id) == (("a",), "CURRENT")
+    world.away = None
+    world.publish("b")
+    assert world.held.ids() == ("b", "a")
+
+
+def test_a_store_that_lets_nobody_in_is_asked_again_for_the_same_release(world: World) -> None:
+    world.fails["a"] = StoreRefused("store_denied", "to be let in", "ExpiredToken", "new keys")
+    world.publish("a")
+    del world.fails["a"]
+    world.now += 5.0
+    world.watcher.check()
+    assert world.held.ids() == ("a",)
 
 
 def test_a_release_that_is_not_held_is_refused_with_those_that_are(world: World) -> None:

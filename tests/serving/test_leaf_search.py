@@ -111,6 +111,13 @@ class Leaves:
             follower.close()
 
 
+def test_a_shard_that_goes_lets_no_refresh_in_before_its_rows_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard, was_closed = shard_of(SHARDS[0]), list[bool]()
+    monkeypatch.setattr(shard.index, "close", lambda: was_closed.append(shard.shelf.closed))
+    shard.close()
+    assert was_closed == [True]
+
+
 def test_changes_since_the_release_act_on_the_shard_of_their_pin_and_on_no_other() -> None:
     leaves = Leaves()
     leaves.change(103, dot=0.0)

@@ -188,6 +188,26 @@ def test_a_run_of_another_tower_is_another_run(tmp_path: Path) -> None:
     assert len(list_snapshots(tmp_path / "snapshots")) == 2
 
 
+def test_a_tower_whose_version_begins_alike_gets_none_of_the_vectors_of_the_other(tmp_path: Path) -> None:
+    alike = VERSION_A[:12] + VERSION_B[12:]
+    Job(tmp_path, share=Share(0, 2)).run()
+    begun = EmbeddingRuns(tmp_path / "embeddings").unfinished("slow", VERSION_A)
+    assert begun is not None
+
+    other = Job(tmp_path, tower=FakePinTower(version=alike)).run()
+
+    assert other is not None and other.run_id != begun.path.name
+    assert EmbeddingRuns(tmp_path / "embeddings").unfinished("slow", VERSION_A) is not None
+    manifest, _ = read_snapshot(tmp_path / "snapshots", assembled(other))
+    assert manifest.versions == {alike: 40}
+    for number in begun.missing():
+        shutil.copytree(
+            tmp_path / "embeddings" / other.run_id / f"partition-{number}", begun.path / f"partition-{number}"
+        )
+    with pytest.raises(Refused, match="mixed_versions"):
+        begun.assemble(tmp_path / "snapshots", tower_manifest(VERSION_A))
+
+
 def test_a_half_written_shard_is_nothing(tmp_path: Path) -> None:
     job = Job(tmp_path)
     expected = assembled(job.run())

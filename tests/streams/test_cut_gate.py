@@ -75,6 +75,16 @@ def test_a_version_that_left_and_came_back_has_no_cut_to_be_compared_with() -> N
     assert one.lacks(VERSION_B) == ""
 
 
+def test_a_tower_that_is_taken_up_is_compared_with_what_the_others_have_by_then() -> None:
+    table, one = gate(a={1: 5}, b={1: 5})
+    one.remember(VERSION_A)
+    table.fold(VERSION_A, rows(VERSION_A, {1: 9}))
+
+    one.take_stock()
+
+    assert "older rows than were cut before of 1 Pins" in one.lacks(VERSION_B)
+
+
 def test_shares_are_told_by_the_partition_of_each_pin() -> None:
     _, one = gate(a=dict.fromkeys(range(200), 1), b=dict.fromkeys(range(0, 200, 2), 1))
 

@@ -215,6 +215,38 @@ def test_a_restarted_cutter_remembers_what_was_served(tmp_path: Path) -> None:
     assert status(again).candidates[VERSION_B].behind == 1
 
 
+def test_a_tower_that_comes_back_is_not_cut_before_it_is_level_with_the_one_that_served_meanwhile(
+    tmp_path: Path,
+) -> None:
+    room = rollover(tmp_path)
+    one = cutter(room, EVERY)
+    base(room, dict.fromkeys(range(10), 5))
+    read_all(one)
+    assert len(one.cut()) == 2
+    room.live = [tower(VERSION_B)]
+    room.now_ms += 1_000
+    room.topic.put(*row(3, 8, version=VERSION_B))
+    read_all(one)
+    one.cut()
+    room.topic.put(*row(4, 9, version=VERSION_B))  # after the last cut of the tower that is turned away
+    read_all(one)
+
+    room.live = [tower(VERSION_A), tower(VERSION_B)]
+    room.now_ms += 1_000
+    for version in (VERSION_A, VERSION_B):
+        room.topic.put(*row(5, 10, version=version))
+    read_all(one)
+    assert [set(manifest.versions) for manifest in one.cut()] == [{VERSION_B}]
+
+    room.topic.put(*row(3, 8))
+    read_all(one)
+    assert one.cut() == []
+    room.topic.put(*row(4, 9))
+    read_all(one)
+    (level,) = one.cut()
+    assert revisions(room, level.snapshot_id)[4] == 9
+
+
 def test_a_candidates_trouble_does_not_hold_up_the_serving_tower(tmp_path: Path) -> None:
     room = rollover(tmp_path)
     one = cutter(room, EVERY)

@@ -52,33 +52,10 @@ def test_publishing_what_is_live_changes_nothing(workshop: Workshop) -> None:
     assert len(workshop.releases.audit()) == 1
 
 
-def test_a_publisher_that_expects_another_release_loses(workshop: Workshop) -> None:
-    first, second, third = _three(workshop)
-    with pytest.raises(Refused) as caught:
-        workshop.releases.publish(first, actor="a", reason="r", expected_current=second)
-    assert (caught.value.code, caught.value.came) == ("current_moved", third)
-    with pytest.raises(Refused, match="current_moved"):
-        workshop.releases.rollback(actor="a", reason="r", expected_current=None)
-    assert workshop.releases.current() == third
-
-
 def test_the_first_publication_can_expect_that_nothing_is_live(workshop: Workshop) -> None:
     release = workshop.build(rows_of(10)).release_id
     workshop.releases.publish(release, actor="a", reason="r", expected_current=None)
     assert workshop.releases.current() == release
-
-
-def test_rollbacks_go_back_one_by_one_and_end_at_the_first(workshop: Workshop) -> None:
-    first, second, third = _three(workshop)
-    store = workshop.releases
-    assert store.rollback(actor="a", reason="bad").release_id == second
-    assert store.rollback(actor="a", reason="worse").release_id == first
-    with pytest.raises(Refused, match="no_predecessor"):
-        store.rollback(actor="a", reason="worst")
-    assert store.current() == first
-    store.publish(third, actor="a", reason="mended")
-    assert store.rollback(actor="a", reason="not mended").release_id == first
-    assert [move.action for move in store.audit()][3:] == ["rollback", "rollback", "publish", "rollback"]
 
 
 def test_a_rollback_to_a_damaged_release_is_refused(workshop: Workshop) -> None:

@@ -1,6 +1,7 @@
 """pin.embedded.v1 in memory, and the little that a cutter needs around it."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,16 +19,18 @@ EPOCH_MS = 400_000 * HOUR_MS
 DIMENSION = 4
 
 
-def tower(version: str = VERSION_A) -> TowerManifest:
-    """A tower of 4 dimensions whose Pin inputs are price and brand."""
+def tower(
+    version: str = VERSION_A, dimension: int = DIMENSION, pin_inputs: Sequence[str] = ("price", "brand")
+) -> TowerManifest:
+    """A tower, by default of 4 dimensions, whose Pin inputs are price and brand."""
     return TowerManifest(
         tower_version=version,
         family="two_tower",
-        dimension=DIMENSION,
+        dimension=dimension,
         normalised=True,
         registry_hash="c" * 64,
         query_inputs=[],
-        pin_inputs=["price", "brand"],
+        pin_inputs=list(pin_inputs),
         config={},
         calibration=Calibration(),
         trained_from_ms=0,

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from features.pin_state import PIN_RECORD, STATUS_CODES, Records, empty_records
-from schemas.manifests import Calibration, TowerManifest
+from schemas.manifests import TowerManifest
 from schemas.states import StateCheckpointed
 from schemas.topics import PIN_FEATURES
 from streams.state_rows import feature_rows
 from streams.topic_reader import Record, Span
 from tests.schemas.examples import VERSION_A
+from tests.streams.embedded_rows_on_a_topic import tower
 
 EPOCH_MS = 400_000 * 3_600_000
 
@@ -50,21 +51,7 @@ def checkpoint(partition: int, *live: str, state_offset: int = 0) -> StateCheckp
 
 def tower_manifest(version: str = VERSION_A, dimension: int = 4) -> TowerManifest:
     """The manifest of a `FakePinTower`."""
-    return TowerManifest(
-        tower_version=version,
-        family="two_tower",
-        dimension=dimension,
-        normalised=True,
-        registry_hash="c" * 64,
-        query_inputs=[],
-        pin_inputs=["pin_id", "price"],
-        config={},
-        calibration=Calibration(),
-        trained_from_ms=0,
-        trained_until_ms=0,
-        seed=0,
-        files=[],
-    )
+    return tower(version, dimension, ["pin_id", "price"])
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """How we talk to Kafka: settings, librdkafka configuration, topics."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 # Both are public, but missing from the package's __all__.
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
@@ -22,6 +23,7 @@ Config = dict[str, str | int | float | bool]
 """What the constructors of confluent_kafka take. Holds the password in clear: never log one."""
 
 _ADMIN_TIMEOUT_SECONDS = 15.0
+_METADATA_POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -176,29 +178,51 @@ def ensure_topics(settings: KafkaSettings) -> TopicsReport:
     if str(metadata.cluster_id).startswith(CLUSTER_ID_PREFIX):
         return TopicsReport(skipped=f"{WARNING}; it made its topics itself")
     wanted = _wanted()
-    present = {name: len(metadata.topics[name].partitions) for name in wanted if name in metadata.topics}
-    missing = [name for name in wanted if name not in present]
-    _verify(admin, {name: wanted[name] for name in present}, present)
-    if missing:
-        _create(admin, {name: wanted[name] for name in missing}, settings.replication_factor)
-    return TopicsReport(created=missing, verified=list(present))
+    missing = [name for name in wanted if name not in metadata.topics]
+    created = _create(admin, {name: wanted[name] for name in missing}, settings.replication_factor)
+    others = {name: one for name, one in wanted.items() if name not in created}
+    _verify(admin, others, _partitions(admin, list(wanted)))
+    return TopicsReport(created=created, verified=list(others))
 
 
-def _create(admin: AdminClient, wanted: dict[str, _Wanted], replication_factor: int) -> None:
+def _create(admin: AdminClient, wanted: dict[str, _Wanted], replication_factor: int) -> list[str]:
+    """The names that were created; one that exists by now, because another process was faster or the
+    broker's metadata lags behind its own answers, is not among them.
+    """
     topics = [
         NewTopic(name, one.partitions, replication_factor=replication_factor, config=one.config)
         for name, one in wanted.items()
     ]
-    for name, future in admin.create_topics(topics, operation_timeout=_ADMIN_TIMEOUT_SECONDS).items():
+    created = []
+    answers = admin.create_topics(topics, operation_timeout=_ADMIN_TIMEOUT_SECONDS) if topics else {}
+    for name, future in answers.items():
         try:
             future.result(_ADMIN_TIMEOUT_SECONDS)
         except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                continue
             raise Refused(
                 "kafka_topic",
                 expected=f"to create topic {name}",
                 came=str(error.args[0]),
                 fix="Create it by hand, or give this user the right to create topics.",
             ) from error
+        created.append(name)
+    return created
+
+
+def _partitions(admin: AdminClient, names: list[str]) -> dict[str, int]:
+    """How many partitions each topic has, as soon as the broker shows them all."""
+    deadline = time.monotonic() + _ADMIN_TIMEOUT_SECONDS
+    while True:
+        topics = admin.list_topics(timeout=_ADMIN_TIMEOUT_SECONDS).topics
+        found = {name: len(topics[name].partitions) for name in names if name in topics}
+        if all(found.get(name) for name in names):
+            return found
+        if time.monotonic() > deadline:
+            hidden = [name for name in names if not found.get(name)]
+            raise RetryableError(f"Kafka does not show topics that it says exist: {', '.join(hidden)}")
+        time.sleep(_METADATA_POLL_SECONDS)
 
 
 def _verify(admin: AdminClient, wanted: dict[str, _Wanted], partitions: dict[str, int]) -> None:

@@ -6,8 +6,7 @@ For benchmarks and for tests marked `kafka`. The distribution's folder (KAFKA_HO
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -152,13 +151,3 @@ class LocalKafka:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-@contextmanager
-def local_kafka(home: Path, data: Path) -> Iterator[str]:
-    """A running broker's bootstrap address. `home`: the distribution; `data`: an empty folder for its log.
-
-    Raises RuntimeError with the end of Kafka's log when it does not start.
-    """
-    with LocalKafka(home, data) as broker:
-        yield broker.bootstrap_servers

@@ -1,14 +1,7 @@
-import os
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in __all__
 
 from schemas.errors import Refused
-from schemas.topics import PIN_CHANGED
-from streams.kafka import KafkaSettings, consumer_config, ensure_topics, producer_config
-from streams.local_kafka import local_kafka
+from streams.kafka import KafkaSettings, consumer_config, producer_config
 
 SECRET = "hunter2-is-no-password"
 
@@ -66,26 +59,3 @@ def test_producers_are_idempotent_and_hash_keys_as_other_clients_do() -> None:
         "all",
         "murmur2_random",
     )
-
-
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
-    home = os.environ.get("KAFKA_HOME")
-    if home is None:
-        pytest.skip("KAFKA_HOME names no Kafka distribution")
-    with local_kafka(Path(home), tmp_path_factory.mktemp("kafka")) as address:
-        yield KafkaSettings(bootstrap_servers=address)
-
-
-@pytest.mark.kafka
-def test_topics_are_created_once_verified_after_and_refused_when_they_differ(kafka: KafkaSettings) -> None:
-    created = ensure_topics(kafka).created
-    assert {"pin.changed.v1", "pin.embedded.v1", "pin.changed.v1.dlq"} <= set(created)
-    assert sorted(ensure_topics(kafka).verified) == sorted(created)
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    admin.delete_topics([PIN_CHANGED.name])[PIN_CHANGED.name].result(10)
-    admin.create_topics([NewTopic(PIN_CHANGED.name, 5, 1)])[PIN_CHANGED.name].result(10)
-    while len(admin.list_topics(PIN_CHANGED.name, timeout=10).topics[PIN_CHANGED.name].partitions) != 5:
-        pass  # the broker's own metadata lags its answers
-    with pytest.raises(Refused, match=r"pin\.changed\.v1 with 32 partitions"):
-        ensure_topics(kafka)

@@ -1,6 +1,8 @@
 """`ensure_topics` on a real Kafka: what it asks for is what is there."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not in __all__
@@ -98,6 +100,39 @@ def test_a_missing_topic_is_created_and_the_others_are_verified(
     report = ensure_topics(kafka.settings("topics"))
     assert report.created == [PIN_CHANGED.name]
     assert sorted(report.verified) == sorted(set(DECLARED) - {PIN_CHANGED.name})
+
+
+def test_processes_that_start_at_once_create_each_topic_once(
+    kafka: KafkaUnderTest, altered: AdminClient
+) -> None:
+    for name in (PIN_CHANGED.name, PIN_CHANGED.dlq):
+        _delete(altered, name)
+    with ThreadPoolExecutor() as threads:
+        reports = list(threads.map(lambda _: ensure_topics(kafka.settings("topics")), range(4)))
+    created = [name for report in reports for name in report.created]
+    assert sorted(created) == sorted((PIN_CHANGED.name, PIN_CHANGED.dlq))
+    for report in reports:
+        assert sorted(report.created + report.verified) == sorted(DECLARED)
+
+
+def test_a_topic_that_the_metadata_does_not_show_yet_is_waited_for_and_verified(
+    kafka: KafkaUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class LaggingAdmin(AdminClient):
+        def list_topics(self, *arguments: Any, **options: Any) -> Any:
+            metadata = super().list_topics(*arguments, **options)
+            asked.append(len(metadata.topics))
+            if len(asked) <= 2:
+                del metadata.topics[PIN_CHANGED.name]
+            return metadata
+
+    monkeypatch.setattr("streams.kafka.AdminClient", LaggingAdmin)
+    report = ensure_topics(kafka.settings("topics"))
+    assert len(asked) == 3
+    assert report.created == []
+    assert sorted(report.verified) == sorted(DECLARED)
 
 
 def test_a_topic_with_other_partitions_is_refused_and_left_alone(

@@ -55,10 +55,10 @@ FORMS = {
     "ours": "RocksDB state with positions in the same write, state topic, dead letters, commit after "
     "acknowledgement",
     "faust-table": "as documented: faust.Record, table in memory with a changelog topic, stream.take(1024)",
-    "faust-memory": "raw bytes, state in a dict that a restart loses, stream.take(4096)",
+    "faust-memory": "raw bytes, state in a dict that a restart loses, stream.take(16384)",
     "quix-docs": "as documented: JSON topics, keyed state in RocksDB with a changelog, one event at a time",
-    "quix-buffer": "a list filled by hand, 4,096 a forward; no state; a crash loses events",
-    "bytewax-batch": "flat_map_batch, 4,096 a forward, state in a dict that a restart loses",
+    "quix-buffer": "a list filled by hand, 16,384 a forward; no state; a crash loses events",
+    "bytewax-batch": "flat_map_batch, 16,384 a forward, state in a dict that a restart loses",
     "tower": "peers run the same weights in numpy, with less work than ours: inputs that the events never "
     "set are summed up once",
     "bad events": "only ours is run on them: the peers have no dead letters",

@@ -14,10 +14,19 @@ _PACKAGES = ("numpy", "torch", "faiss-cpu", "faiss-gpu", "polars", "pyarrow", "c
 
 
 def report(
-    name: str, value: float, unit: str, bar: float, ok: bool, details: dict[str, Any], *, quick: bool
+    name: str,
+    value: float,
+    unit: str,
+    bar: float,
+    ok: bool,
+    details: dict[str, Any],
+    *,
+    quick: bool,
+    file: str | None = None,
 ) -> int:
     """Print the result; a full run also writes `benchmarks/results/<name>.json`. Returns the exit status.
 
+    `file`: another name for the file, for a part of a benchmark that is too long to repeat as a whole.
     `bar` is the value that was promised, `ok` whether it was met.
     """
     result = {"name": name, "value": value, "unit": unit, "bar": bar, "ok": ok, "details": details}
@@ -28,7 +37,7 @@ def report(
             "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
             "machine": machine(),
         }
-        (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        (RESULTS / f"{file or name}.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result), flush=True)
     return 0 if ok else 1
 

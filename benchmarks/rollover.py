@@ -28,7 +28,7 @@ P99_BAR = 1.5
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="20,000 Pins; writes no result file")
-    parser.add_argument("--pins", type=int, help="only this size of the full run")
+    parser.add_argument("--pins", type=int, help="only this size, into a file of its own")
     arguments = parser.parse_args()
     real = bool(os.environ.get("KAFKA_HOME"))
     sizes = FULL if real and not arguments.quick else QUICK
@@ -49,6 +49,7 @@ def main() -> int:
         worst <= P99_BAR and all(one["swapped"] for one in found.values()),
         found | {"data": "synthetic Pins, untrained towers", "broker": "Kafka" if real else "embedded"},
         quick=arguments.quick or not real,
+        file=f"rollover_{arguments.pins}" if arguments.pins else None,
     )
 
 

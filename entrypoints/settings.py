@@ -76,13 +76,13 @@ class Settings(BaseSettings):
     )
 
     batch_events: int = Field(
-        4096, ge=1, le=100_000, description="most events that one enrichment batch takes"
+        16_384, ge=1, le=100_000, description="most events that one enrichment batch takes"
     )
     state_flush_seconds: float = Field(
         10.0, gt=0, description="how often changed Pin states go to pin.features.v1, for restores"
     )
     state_flush_chunk_pins: int = Field(
-        1024, ge=1, le=1_000_000, description="states written between two batches of a flush"
+        2048, ge=1, le=1_000_000, description="states written between two batches of a flush"
     )
     backfill: Literal["worker", "batch"] = Field(
         "worker", description="who embeds all Pins for a new tower: the workers, or `skewless embed`"

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from .topics import (
     DEAD_LETTERED,
+    DLQ_PARTITIONS,
     PIN_AGGREGATED,
     PIN_CHANGED,
     RANKING_LOGGED,
@@ -123,7 +124,7 @@ def _channel(topic: Topic, replicas: int) -> dict[str, Any]:
         "address": topic.name,
         "description": topic.doc,
         "messages": {name: {"$ref": f"{_COMPONENTS}/messages/{name}"}},
-        "bindings": _bindings(topic, replicas, kept),
+        "bindings": _bindings(topic.partitions, replicas, kept),
     }
 
 
@@ -132,14 +133,14 @@ def _letters_channel(topic: Topic, replicas: int) -> dict[str, Any]:
         "address": topic.dlq,
         "description": f"messages of {topic.name} that can never be processed, as they came",
         "messages": {"DeadLetter": {"$ref": f"{_COMPONENTS}/messages/DeadLetter"}},
-        "bindings": _bindings(topic, replicas, {"cleanup.policy": ["delete"], "retention.ms": -1}),
+        "bindings": _bindings(DLQ_PARTITIONS, replicas, {"cleanup.policy": ["delete"], "retention.ms": -1}),
     }
 
 
-def _bindings(topic: Topic, replicas: int, configuration: dict[str, Any]) -> dict[str, Any]:
+def _bindings(partitions: int, replicas: int, configuration: dict[str, Any]) -> dict[str, Any]:
     return {
         "kafka": {
-            "partitions": topic.partitions,
+            "partitions": partitions,
             "replicas": replicas,
             "topicConfiguration": configuration,
             "bindingVersion": BINDING_VERSION,

@@ -43,7 +43,7 @@ class FreshInventory:
         # What is worse than the last of a full list cannot get on it.
         at_least = float(near.min()) if len(near) == width else -np.inf
         places = self.segment.best(query, mask.overlay, width, at_least)
-        vectors = index.vectors[rows]
+        vectors = index.vectors.take(rows, axis=0)
         if len(places):
             vectors = np.concatenate([vectors, self.segment.vectors[places]])
             rows = np.concatenate([rows, self._rows + places])

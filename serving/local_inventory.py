@@ -19,6 +19,9 @@ Records = npt.NDArray[np.void]
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
+_FEW_TITLES = 64
+"""Up to so many are cheaper one by one than Arrow's `take` is to call."""
+
 
 class SearchableIndex(Protocol):
     """What serving needs of `index.loading.LoadedIndex`."""
@@ -86,7 +89,7 @@ class Ads:
 
     def take(self, rows: Rows) -> npt.NDArray[np.int64]:
         """Pin, advertiser, bid and daily budget of these rows, shape (rows, 4)."""
-        return self._table[rows]
+        return self._table.take(rows, axis=0)
 
 
 Delta = Literal["patched", "superseded", "new"]
@@ -127,8 +130,9 @@ class LocalInventory:
         dropped["not_retrieved"] = total - sum(dropped.values()) - len(rows)
         return Found(
             rows=rows,
-            dots=exact_dots(self.index.vectors[rows], query),
-            eligible=mask.codes[rows] == Rule.ELIGIBLE,
+            # Between two searches the caches are cold: `take` costs a third of `[rows]` there.
+            dots=exact_dots(self.index.vectors.take(rows, axis=0), query),
+            eligible=mask.codes.take(rows) == Rule.ELIGIBLE,
             total=total,
             dropped={reason: count for reason, count in dropped.items() if count},
         )
@@ -140,7 +144,7 @@ class LocalInventory:
     def describe(self, rows: Rows) -> Described:
         """See `Inventory`."""
         fresh = np.zeros(len(rows), np.bool_)
-        return described(self._ads.take(rows), self.index.version_code[rows], fresh)
+        return described(self._ads.take(rows), self.index.version_code.take(rows), fresh)
 
     def fields(self, rows: Rows) -> npt.NDArray[np.int64]:
         """See `Ads.take`."""
@@ -156,8 +160,11 @@ class LocalInventory:
 
     def titles(self, rows: Rows) -> list[str]:
         """See `Inventory`."""
+        titles = self.index.titles
+        if len(rows) <= _FEW_TITLES:
+            return [titles[row].as_py() or "" for row in rows.tolist()]
         # All at once: a leaf asks for a thousand, and one by one they cost more than the search.
-        return [title or "" for title in self.index.titles.take(pa.array(rows, pa.int64())).to_pylist()]
+        return [title or "" for title in titles.take(pa.array(rows, pa.int64())).to_pylist()]
 
     def exhaust(self, day: int, rows: Rows) -> None:
         """See `Inventory`."""

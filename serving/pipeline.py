@@ -231,12 +231,12 @@ def _best(dots: Floats, pins: Rows, keep: int) -> npt.NDArray[np.intp]:
 
 def _picked(ads: Described, places: npt.NDArray[np.intp]) -> Described:
     return Described(
-        ads.pin_id[places],
-        ads.advertiser_id[places],
-        ads.bid_micros[places],
-        ads.daily_budget_micros[places],
-        ads.version_code[places],
-        ads.fresh[places],
+        ads.pin_id.take(places),
+        ads.advertiser_id.take(places),
+        ads.bid_micros.take(places),
+        ads.daily_budget_micros.take(places),
+        ads.version_code.take(places),
+        ads.fresh.take(places),
     )
 
 

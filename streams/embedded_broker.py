@@ -25,7 +25,7 @@ from typing import Self
 import confluent_kafka
 
 from schemas.errors import Refused
-from schemas.topics import DEAD_LETTERED, TOPICS
+from schemas.topics import DEAD_LETTERED, DLQ_PARTITIONS, TOPICS
 
 WARNING = "embedded broker: demo and tests only"
 
@@ -42,7 +42,7 @@ _ERROR_TEXT_BYTES = 512
 def default_topics() -> dict[str, int]:
     """Every topic of the system and the dead-letter topics of what is read here -> partitions."""
     topics = {topic.name: topic.partitions for topic in TOPICS.values()}
-    return topics | {topic.dlq: topic.partitions for topic in DEAD_LETTERED}
+    return topics | {topic.dlq: DLQ_PARTITIONS for topic in DEAD_LETTERED}
 
 
 class EmbeddedBroker:

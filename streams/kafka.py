@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type:
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
 from schemas.errors import Refused, RetryableError
-from schemas.topics import DEAD_LETTERED, TOPICS, Topic
+from schemas.topics import DEAD_LETTERED, DLQ_PARTITIONS, TOPICS, Topic
 from schemas.transport import remote_hosts
 
 from .embedded_broker import CLUSTER_ID_PREFIX, WARNING
@@ -149,12 +149,14 @@ class TopicsReport:
 class _Wanted:
     partitions: int
     config: dict[str, str]
+    any_partitions: bool = False
+    """Whether one that exists may have another number."""
 
 
 def _wanted() -> dict[str, _Wanted]:
     topics = {topic.name: _Wanted(topic.partitions, _topic_config(topic)) for topic in TOPICS.values()}
     letters = {"cleanup.policy": "delete", "retention.ms": "-1"}
-    return topics | {topic.dlq: _Wanted(topic.partitions, letters) for topic in DEAD_LETTERED}
+    return topics | {topic.dlq: _Wanted(DLQ_PARTITIONS, letters, True) for topic in DEAD_LETTERED}
 
 
 def _topic_config(topic: Topic) -> dict[str, str]:
@@ -232,7 +234,8 @@ def _verify(admin: AdminClient, wanted: dict[str, _Wanted], partitions: dict[str
         one = wanted[resource.name]
         policy = future.result(_ADMIN_TIMEOUT_SECONDS)["cleanup.policy"].value
         came = (partitions[resource.name], policy)
-        if came != (one.partitions, one.config["cleanup.policy"]):
+        fits = one.any_partitions or came[0] == one.partitions
+        if not fits or policy != one.config["cleanup.policy"]:
             raise Refused(
                 "kafka_topic",
                 expected=f"{resource.name} with {one.partitions} partitions, cleanup.policy"

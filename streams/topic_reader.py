@@ -1,6 +1,7 @@
 """Reading a topic to look at it: partitions assigned by hand, no group joined, nothing committed."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,6 +25,8 @@ _GROUP = "skewless-reader"
 _CRITICAL = 2
 _READ_COUNT = 500
 _WAIT_SECONDS = 0.2
+_MOVING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+_MOVING_SECONDS = 0.1
 _SILENT_TURNS = 150
 """So many empty reads in a row (30 s) before the end of a topic: no broker answers any more."""
 
@@ -92,11 +95,19 @@ class TopicReader:
 
     def _offsets(self, topic: str, partitions: range, spec: OffsetSpec) -> dict[int, int]:
         asked = {TopicPartition(topic, number): spec for number in partitions}
-        try:
-            answers = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
-            return {one.partition: int(answer.result(ASK_SECONDS).offset) for one, answer in answers.items()}
-        except (KafkaException, TimeoutError) as error:
-            raise RetryableError(f"{topic}: {error}") from error
+        deadline = time.monotonic() + ASK_SECONDS
+        while True:
+            try:
+                answers = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
+                return {
+                    one.partition: int(answer.result(ASK_SECONDS).offset) for one, answer in answers.items()
+                }
+            except (KafkaException, TimeoutError) as error:
+                # A partition between two leaders, or of a topic that was made just now, has one in a moment.
+                moving = isinstance(error, KafkaException) and error.args[0].code() in _MOVING
+                if not moving or time.monotonic() > deadline:
+                    raise RetryableError(f"{topic}: {error}") from error
+                time.sleep(_MOVING_SECONDS)
 
     def read(self, topic: str, spans: Spans) -> Iterator[list[Record]]:
         """The messages of these spans in batches, those of one partition in order; each batch is fresh."""

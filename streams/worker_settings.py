@@ -19,11 +19,11 @@ class WorkerSettings:
     tiers: Tiers = field(default_factory=lambda: single_tier("realtime"))
     backfill: Literal["worker", "batch"] = "worker"
     """Who embeds the Pins that a new tower finds: this worker between its batches, or the batch job."""
-    batch_events: int = 8192
+    batch_events: int = 16_384
     poll_seconds: float = 0.05
     backfill_chunk_pins: int = 2048
     flush_seconds: float = 10.0
-    flush_chunk_pins: int = 1024
+    flush_chunk_pins: int = 2048
     drain_seconds: float = 5.0
     """Longest time that a handover spends on flushing states; the next owner reads again what is left."""
     retry_seconds: float = 1.0

@@ -41,9 +41,7 @@ def healthy() -> KafkaFacts:
         for topic in TOPICS.values()
     }
     letters = {
-        topic.dlq: TopicFacts(
-            topic.partitions, 3, config={"cleanup.policy": "delete", "min.insync.replicas": "2"}
-        )
+        topic.dlq: TopicFacts(1, 3, config={"cleanup.policy": "delete", "min.insync.replicas": "2"})
         for topic in DEAD_LETTERED
     }
     return KafkaFacts(

@@ -4,6 +4,7 @@ import pytest
 
 from entrypoints.settings import Settings
 from schemas.errors import Refused
+from streams.worker_settings import WorkerSettings
 
 
 def test_the_environment_sets_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +57,11 @@ def test_secrets_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "planted" not in repr(loaded)
     assert "planted" not in str(loaded.model_dump())
     assert loaded.admin_token.get_secret_value() == "planted-token"
+
+
+def test_a_worker_works_by_default_as_the_benchmarks_measure_it() -> None:
+    settings, worker = Settings(), WorkerSettings()
+    assert settings.batch_events == worker.batch_events
+    assert settings.state_flush_seconds == worker.flush_seconds
+    assert settings.state_flush_chunk_pins == worker.flush_chunk_pins
+    assert settings.watchdog_seconds == worker.watchdog_seconds

@@ -1,10 +1,12 @@
 from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from schemas.codec import encode
-from schemas.errors import DeadLetterReason, Refused
+from schemas.errors import DeadLetterReason, Refused, RetryableError
 from schemas.topics import PIN_CHANGED
 from streams.dead_letters import letter_headers
 from streams.embedded_broker import EmbeddedBroker
@@ -78,6 +80,39 @@ def test_a_marked_letter_is_replayed_and_its_mark_is_no_letter(settings: KafkaSe
 
     assert [(one.key, one.replayed) for one in letters] == [(b"1", False), (b"2", True), (b"3", False)]
     assert seen[-1] == (10, 10)
+
+
+class BetweenLeaders:
+    """An admin client whose cluster moves the partitions' leader for the first few questions."""
+
+    def __init__(self, admin: Any, code: int, times: int) -> None:
+        self._admin, self._code, self.left = admin, code, times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._admin, name)
+
+    def list_offsets(self, asked: Any, **options: Any) -> Any:
+        if not self.left:
+            return self._admin.list_offsets(asked, **options)
+        self.left -= 1
+        answer: Future[Any] = Future()
+        answer.set_exception(KafkaException(KafkaError(self._code)))
+        return dict.fromkeys(asked, answer)
+
+
+def test_a_partition_between_two_leaders_is_asked_again(settings: KafkaSettings) -> None:
+    put_letters(settings, [letter(70)])
+    with TopicReader(settings) as reader:
+        there = reader.spans(DLQ)
+        moving: Any = BetweenLeaders(reader._admin, KafkaError.NOT_LEADER_FOR_PARTITION, 3)
+        reader._admin = moving
+        assert reader.spans(DLQ) == there
+        assert moving.left == 0
+        denied: Any = BetweenLeaders(moving._admin, KafkaError.TOPIC_AUTHORIZATION_FAILED, 2)
+        reader._admin = denied
+        with pytest.raises(RetryableError, match="TOPIC_AUTHORIZATION_FAILED"):
+            reader.spans(DLQ)
+        assert denied.left == 1
 
 
 def test_reading_a_topic_that_is_not_there_says_so_and_creates_none(settings: KafkaSettings) -> None:

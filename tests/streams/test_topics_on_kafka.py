@@ -10,6 +10,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewPartitions,
     NewTopic,
 )
 
@@ -67,7 +68,7 @@ def _delete(admin: AdminClient, name: str) -> None:
 
 def test_every_declared_topic_is_there_with_its_partitions(kafka: KafkaUnderTest, admin: AdminClient) -> None:
     there = admin.list_topics(timeout=10).topics
-    wanted = {name: topic.partitions for name, topic in (TOPICS | LETTERS).items()}
+    wanted = {name: topic.partitions for name, topic in TOPICS.items()} | dict.fromkeys(LETTERS, 1)
     assert {name: len(there[name].partitions) for name in wanted if name in there} == wanted
 
 
@@ -145,6 +146,16 @@ def test_a_topic_with_other_partitions_is_refused_and_left_alone(
     with pytest.raises(Refused, match=r"pin\.changed\.v1 with 32 partitions"):
         ensure_topics(kafka.settings("topics"))
     assert _partitions(altered, PIN_CHANGED.name) == 5
+
+
+def test_a_dead_letter_topic_may_have_any_number_of_partitions(
+    kafka: KafkaUnderTest, altered: AdminClient
+) -> None:
+    altered.create_partitions([NewPartitions(PIN_CHANGED.dlq, 3)])[PIN_CHANGED.dlq].result(15)
+    while _partitions(altered, PIN_CHANGED.dlq) != 3:
+        pass  # the broker's own metadata lags its answers
+    assert PIN_CHANGED.dlq in ensure_topics(kafka.settings("topics")).verified
+    _delete(altered, PIN_CHANGED.dlq)
 
 
 def test_state_on_a_topic_that_is_not_compacted_is_refused(

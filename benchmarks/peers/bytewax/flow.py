@@ -20,7 +20,7 @@ from benchmarks.peers.job import SOURCE, TARGET, Entry, merge_all, rows
 from benchmarks.peers.tower_numpy import NumpyTower
 
 FORMS = ("batch",)
-BATCH_EVENTS = 4096
+BATCH_EVENTS = 16_384
 
 Done = tuple[int, int]
 """Partition and next offset of a batch whose rows are queued."""

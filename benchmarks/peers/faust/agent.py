@@ -18,7 +18,7 @@ from benchmarks.peers.job import PARTITIONS, SOURCE, TARGET, Entry, merge, merge
 from benchmarks.peers.tower_numpy import NumpyTower
 
 FORMS = ("table", "memory")
-TAKE_EVENTS = {"table": 1024, "memory": 4096}
+TAKE_EVENTS = {"table": 1024, "memory": 16_384}
 TAKE_SECONDS = 0.1
 
 

@@ -3,7 +3,7 @@
 `docs`: as its documentation teaches. JSON topics, `sdf.apply(..., stateful=True)` with the Pin's entry in
 the keyed state (RocksDB and a changelog topic), one forward of the tower per event, `to_topic`.
 
-`buffer`: the fastest form. Values stay bytes, a list is filled by hand and worked off 4,096 at a time with
+`buffer`: the fastest form. Values stay bytes, a list is filled by hand and worked off 16,384 at a time with
 one forward, and rows go out through a producer of one's own in one call. It keeps no state at all: what
 an event leaves out is lost, which the benchmark's events do not do. Offsets are committed on a timer,
 also of events that are still in the list, so a crash loses those.
@@ -21,7 +21,7 @@ from benchmarks.peers.job import SOURCE, TARGET, Entry, embedded, key, merge, me
 from benchmarks.peers.tower_numpy import NumpyTower
 
 FORMS = ("docs", "buffer")
-BUFFER_EVENTS = 4096
+BUFFER_EVENTS = 16_384
 COMMIT_SECONDS = 0.5
 
 

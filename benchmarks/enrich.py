@@ -58,7 +58,7 @@ FORMS = {
     "faust-memory": "raw bytes, state in a dict that a restart loses, stream.take(16384)",
     "quix-docs": "as documented: JSON topics, keyed state in RocksDB with a changelog, one event at a time",
     "quix-buffer": "a list filled by hand, 16,384 a forward; no state; a crash loses events",
-    "bytewax-batch": "flat_map_batch, 16,384 a forward, state in a dict that a restart loses",
+    "bytewax-batch": "flat_map_batch, 8,192 of a partition a forward, state in a dict that a restart loses",
     "tower": "peers run the same weights in numpy, with less work than ours: inputs that the events never "
     "set are summed up once",
     "bad events": "only ours is run on them: the peers have no dead letters",

@@ -59,7 +59,7 @@ def embed(  # noqa: PLR0917 - options, each with a default
     _log_to_stderr()
     towers = (embedding.full_version(settings, tower),) if tower else ()
     wish = embedding.EmbedWish(chosen, towers, _share(shard), wait_seconds, assemble)
-    on_snapshot = Releaser(settings) if publish else _nothing
+    on_snapshot = Releaser(settings, actor="skewless embed") if publish else _nothing
     with _until_signalled() as stop, progress() as bars:
         task = bars.add_task("embed", total=None, note="")
 

@@ -27,6 +27,7 @@ from .store_connection import release_store
 log = logging.getLogger(__name__)
 
 ACTOR = "skewless snapshots"
+"""Who the audit trail says it was, unless told otherwise."""
 
 _ATTEMPTS = 5
 _LOST_THE_RACE = {"current_moved", "stale_release", "missing_file", "not_ready"}
@@ -139,8 +140,8 @@ class Releaser:
     Any number of processes may have one: who loses a race takes the newest snapshots again.
     """
 
-    def __init__(self, settings: Settings, gates: Sequence[Gate] = ()) -> None:
-        self._settings, self._gates = settings, gates
+    def __init__(self, settings: Settings, gates: Sequence[Gate] = (), actor: str = ACTOR) -> None:
+        self._settings, self._gates, self._actor = settings, gates, actor
         self._store = release_store(settings)
 
     def __call__(self, snapshot: SnapshotManifest) -> None:
@@ -208,7 +209,7 @@ class Releaser:
             return False
         self._store.publish(
             manifest.release_id,
-            actor=ACTOR,
+            actor=self._actor,
             reason=f"snapshot {manifest.snapshot_id}",
             expected_current=seen,
             registry_hash=registry().content_hash,

@@ -152,7 +152,8 @@ def _finish(settings: Settings, version: str, wish: RolloverWish, times: Times) 
 def abort_rollover(settings: Settings, version: str, times: Times) -> list[str]:
     """Go back to the serving tower alone; delete what the candidate has left. Returns what was deleted.
 
-    Raises Refused (`no_rollover`, `already_live`); RetryableError while a cutter does not let go of it.
+    Raises Refused (`no_rollover`, `already_live`, `rollover_restarted`); RetryableError while a cutter does
+    not let go of it.
     """
     record = _record_of(settings, version)
     with locked_live_towers(settings.towers_dir) as towers:
@@ -167,10 +168,19 @@ def abort_rollover(settings: Settings, version: str, times: Times) -> list[str]:
         kept = [one for one in towers.read() if one != version] or [record.serving]
         towers.write(kept)
     _wait_for_cutters(settings, version, times)
-    deleted = _discard_runs(settings, version, keep=record.kept_runs)
-    deleted += _discard_snapshots(settings, version, record)
-    deleted += _discard_releases(settings, version, record)
-    remove_rollover(settings)
+    with locked_live_towers(settings.towers_dir) as towers:
+        # The cutters were waited for without the lock, which they need.
+        if version in towers.read():
+            raise Refused(
+                "rollover_restarted",
+                f"LIVE without {version[:12]} while the rollover to it is aborted",
+                "a start that took it up again meanwhile",
+                "Nothing was deleted. Abort again if it is still to go.",
+            )
+        deleted = _discard_runs(settings, version, keep=record.kept_runs)
+        deleted += _discard_snapshots(settings, version, record)
+        deleted += _discard_releases(settings, version, record)
+        remove_rollover(settings)
     log.info("rollover to tower %s is aborted", version[:12])
     return deleted
 

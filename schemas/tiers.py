@@ -82,6 +82,10 @@ def read_tiers(path: Path, default: str) -> Tiers:
         text = path.read_bytes()
     except FileNotFoundError:
         return single_tier(default)
+    except OSError as error:
+        raise Refused(
+            "bad_tiers", "a file of tiers, or none", f"{path}: {error.strerror}", f"Mend {path}."
+        ) from error
     try:
         return Tiers.model_validate_json(text)
     except ValidationError as error:

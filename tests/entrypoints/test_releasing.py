@@ -48,6 +48,17 @@ def test_the_same_snapshot_twice_is_published_once(settings: Settings) -> None:
     assert [move.action for move in release_store(settings).audit()] == ["publish"]
 
 
+def test_the_audit_trail_names_the_command_that_published(settings: Settings) -> None:
+    tower = save_tower(settings.data_dir, seed=1)
+    write_live_towers(settings.towers_dir, [tower.tower_version])
+
+    Releaser(settings)(cut(settings.data_dir, tower, 30))
+    Releaser(settings, actor="skewless embed")(cut(settings.data_dir, tower, 31, hour=1))
+
+    actors = [move.actor for move in release_store(settings).audit()]
+    assert actors == ["skewless snapshots", "skewless embed"]
+
+
 def test_a_snapshot_that_is_refused_leaves_the_live_release(settings: Settings) -> None:
     tower = save_tower(settings.data_dir, seed=1)
     write_live_towers(settings.towers_dir, [tower.tower_version])

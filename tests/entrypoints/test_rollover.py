@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -441,6 +442,28 @@ def test_an_abort_waits_for_the_cutter_to_let_go_and_says_so_when_it_does_not(wo
     assert read_rollover(world.settings) is None
 
 
+def test_a_start_while_an_abort_waits_for_the_cutter_loses_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.start()
+    world.cut(1, hour=1)
+    listing = world.listing()
+    wait = rollover._wait_for_cutters
+
+    def started_meanwhile(*arguments: Any) -> None:
+        wait(*arguments)
+        world.start()
+
+    monkeypatch.setattr(rollover, "_wait_for_cutters", started_meanwhile)
+    with pytest.raises(Refused, match="rollover_restarted"):
+        world.abort()
+    assert (world.live, world.listing()) == ([0, 1], listing)
+
+    monkeypatch.undo()
+    assert any(name.startswith("snapshots/") for name in world.abort())
+    assert world.live == [0]
+
+
 def test_the_progress_tells_coverage_time_left_and_what_is_missing(tiered: World) -> None:
     tiered.start()
     half = CandidateStatus(
@@ -511,6 +534,7 @@ def test_the_cost_counts_from_the_start_and_says_when_a_worker_forgot(world: Wor
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 from entrypoints import rollover, rollover_record
 from entrypoints.settings import Settings
 import index.releases, models.live_towers, streams.embedding_runs

@@ -26,6 +26,11 @@ def test_two_tiers_share_the_buckets(tmp_path: Path) -> None:
     assert read_tiers(path, "x").named("batch").policy == "batch"
 
 
+def test_a_directory_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"(?s)bad_tiers.*Is a directory"):
+        read_tiers(tmp_path, "x")
+
+
 @pytest.mark.parametrize(
     ("tiers", "said"),
     [

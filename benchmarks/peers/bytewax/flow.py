@@ -20,7 +20,8 @@ from benchmarks.peers.job import SOURCE, TARGET, Entry, merge_all, rows
 from benchmarks.peers.tower_numpy import NumpyTower
 
 FORMS = ("batch",)
-BATCH_EVENTS = 16_384
+BATCH_EVENTS = 8192
+"""Of each partition; all of them are taken in one round, so a larger one leaves the benchmark one round."""
 
 Done = tuple[int, int]
 """Partition and next offset of a batch whose rows are queued."""

@@ -82,8 +82,7 @@ def _measure(root: Path, count: int, kinds: tuple[BuiltKind, ...], cores: int) -
     releases, policy = ReleaseStore(root / "releases"), BuildPolicy(threads=cores)
     for kind in kinds:
         print(f"{count:,} {kind} …", file=sys.stderr, flush=True)
-        with threads(cores):
-            bare = min(_bare(rows.vectors, kind) for _ in range(1 if count > 100_000 else 3))
+        before = _bare(rows.vectors, kind, cores)
         built = build_measured(
             releases,
             root / "snapshots",
@@ -93,6 +92,8 @@ def _measure(root: Path, count: int, kinds: tuple[BuiltKind, ...], cores: int) -
             kind=kind,
             policy=policy,
         )
+        # On both sides of the build, because machines are noisy.
+        bare = (before + _bare(rows.vectors, kind, cores)) / 2
         found[kind] = _figures(built, bare, count) | _load(releases, built.manifest.release_id)
     return found
 
@@ -110,8 +111,13 @@ def _figures(built: BuildReport, bare: float, count: int) -> dict[str, Any]:
     }
 
 
-def _bare(vectors: Matrix, kind: BuiltKind) -> float:
+def _bare(vectors: Matrix, kind: BuiltKind, cores: int) -> float:
     """Seconds of FAISS alone for the same index from the same fp16 rows: train and add."""
+    with threads(cores):
+        return min(_bare_once(vectors, kind) for _ in range(1 if len(vectors) > 100_000 else 3))
+
+
+def _bare_once(vectors: Matrix, kind: BuiltKind) -> float:
     started = time.perf_counter()
     if kind == "flat":
         index = faiss.IndexScalarQuantizer(DIMENSION, _FP16, _INNER)

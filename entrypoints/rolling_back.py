@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from features.definitions import registry
+from index.release_contract import Expected
 from models.live_towers import locked_live_towers
 from schemas.errors import Refused
 from schemas.logs import ReleasePublished
@@ -22,8 +23,8 @@ class RolledBack:
     live_towers: list[str] | None
 
 
-def roll_back(settings: Settings, actor: str, reason: str, expected: str | None) -> RolledBack:
-    """Make the live release's predecessor live again, while `expected` is live.
+def roll_back(settings: Settings, actor: str, reason: str, expected: Expected) -> RolledBack:
+    """Make the live release's predecessor live again, while `expected` is live; `...` is whatever is.
 
     When that is of another tower, the workers embed with that one again. The one that was turned away stays
     behind it in LIVE until a snapshot of the old one is level with it, because until then only its rows
@@ -42,8 +43,8 @@ def roll_back(settings: Settings, actor: str, reason: str, expected: str | None)
         turned_away = moves[-2].tower_version if len(moves) > 1 else move.tower_version
         if turned_away == move.tower_version:
             return RolledBack(move, None)
-        live = [move.tower_version, *(one for one in towers.read() if one != move.tower_version)]
         try:
+            live = [move.tower_version, *(one for one in towers.read() if one != move.tower_version)]
             towers.write(live)
         except Refused as refused:
             # The release is back in any case; of this only the freshness of the next ones depends.

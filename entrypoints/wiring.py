@@ -43,6 +43,7 @@ from streams.worker_settings import Times, WorkerSettings
 
 from .kafka_connection import kafka_settings
 from .registry_connection import wire_formats
+from .rolling_back import roll_back
 from .settings import Settings
 from .store_connection import release_store
 from .wiring_shards import root_leaves
@@ -224,6 +225,7 @@ def serving_parts(settings: Settings, *, embedded_broker: bool) -> ServingParts:
             policy=FunnelPolicy(auction=AuctionPolicy(reserve_micros=settings.reserve_price_micros)),
             poll_seconds=settings.store_poll_seconds if settings.store_url else 0.2,
             releases=release_store(settings),
+            roll_back=lambda actor, reason, expected: roll_back(settings, actor, reason, expected).move,
             admin_token=settings.admin_token.get_secret_value() or None,
             embedded_broker=embedded_broker,
             worker_status=worker_status_reader(settings.status_file("worker-0")),

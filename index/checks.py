@@ -133,10 +133,10 @@ def unique_pins(pin_ids: npt.NDArray[np.int64]) -> CheckResult:
 
 
 def registry(came: str, expected: str) -> CheckResult:
-    """Made with this feature registry. Code `other_registry`."""
+    """Made with this feature registry. Code `registry_mismatch`."""
     if came != expected:
         fix = "Features were declared anew since: train a tower with this registry, or run the older code."
-        raise Refused("other_registry", f"feature registry {expected}", came, fix)
+        raise Refused("registry_mismatch", f"feature registry {expected}", came, fix)
     return CheckResult(name="registry", ok=True, detail=came)
 
 

@@ -97,7 +97,7 @@ class Releases(Protocol):
     ) -> ReleasePublished:
         """Make the live release's predecessor live again; repeated, it goes further back.
 
-        Raises Refused (`no_predecessor`, `current_moved`, `other_registry`, or what is wrong with it).
+        Raises Refused (`no_predecessor`, `current_moved`, `registry_mismatch`, or what is wrong with it).
         """
         ...
 

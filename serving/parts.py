@@ -13,10 +13,11 @@ from features.registry import FeatureRegistry
 from features.store import RecordStore
 from features.tier_slices import tier_codes
 from index.handle import Handle
-from index.release_contract import Releases
+from index.release_contract import Expected, Releases
 from index.releases import ReleaseStore
 from models.live_towers import read_live_towers
 from schemas.errors import Refused, RetryableError
+from schemas.logs import ReleasePublished
 from schemas.tiers import Tiers, VersionPolicy, single_tier
 
 from .clock import Clock
@@ -41,6 +42,9 @@ from .tier_facts import Before
 from .user_reader import UserReader
 from .version_lag import version_order
 
+RollBack = Callable[[str, str, Expected], ReleasePublished]
+"""Takes actor, reason and the release that has to be live (`...`: whatever is). Raises Refused."""
+
 
 @dataclass(frozen=True)
 class ServingConfig:
@@ -61,6 +65,8 @@ class ServingConfig:
     tiers: Tiers | None = None
     releases: Releases | None = None
     """None: on this machine's disk, in `data`."""
+    roll_back: RollBack | None = None
+    """How to go back a release; None: CURRENT moves, and nothing else."""
     leaves: Leaves | None = None
     """Where the Pins lie when they do not lie in this process: then it is a root."""
     index_device: str = "cpu"
@@ -95,6 +101,17 @@ class ServingParts:
     def admin_token(self) -> str | None:
         """What admin routes ask for; None switches them off."""
         return self.config.admin_token
+
+    def roll_back(self, actor: str, reason: str, expected: Expected) -> ReleasePublished:
+        """Make the live release's predecessor live again, while `expected` is live. Raises Refused."""
+        if self.config.roll_back is not None:
+            return self.config.roll_back(actor, reason, expected)
+        return self.releases.rollback(
+            actor=actor,
+            reason=reason,
+            expected_current=expected,
+            registry_hash=self.config.registry.content_hash,
+        )
 
     def live(self) -> LiveRelease | None:
         """The release that a request starting now would be answered from; for display only."""

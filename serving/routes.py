@@ -114,12 +114,7 @@ def release_routes(parts: ServingParts) -> APIRouter:
         sent = authorization.encode("utf-8", "replace")
         if not hmac.compare_digest(sent, f"Bearer {parts.admin_token}".encode()):
             raise HTTPException(401, headers={"WWW-Authenticate": "Bearer"})
-        return parts.releases.rollback(
-            actor=body.actor,
-            reason=body.reason,
-            expected_current=... if body.expected_current is None else body.expected_current,
-            registry_hash=parts.config.registry.content_hash,
-        )
+        return parts.roll_back(body.actor, body.reason, body.expected_current or ...)
 
     @router.get("/status")
     async def status() -> Status:

@@ -22,7 +22,7 @@ from entrypoints.rollover_progress import Progress, rollover_progress
 from entrypoints.rollover_record import read_rollover
 from entrypoints.settings import Settings
 from entrypoints.store_connection import release_store
-from entrypoints.wiring import cutter_lock, now_ms
+from entrypoints.wiring import cutter_lock, now_ms, serving_parts
 from features.tier_slices import in_tier
 from index.snapshots import read_snapshot, write_snapshot
 from models.live_towers import read_live_towers, write_live_towers
@@ -363,6 +363,17 @@ def test_a_rollback_to_another_tower_holds_when_the_next_snapshot_of_the_new_one
     assert (world.serving, world.live) == (0, [0])
     world.release(world.cut(1, hour=4))
     assert world.serving == 0
+
+
+def test_a_rollback_over_the_api_goes_back_to_the_tower_too(world: World) -> None:
+    world.start()
+    world.release(world.cut(1, hour=1))
+    parts = serving_parts(world.settings, embedded_broker=False)
+
+    move = parts.roll_back("ada", "recall fell", ...)
+
+    assert move.tower_version == world.names[0]
+    assert (world.serving, world.live) == (0, [0, 1])
 
 
 def test_a_rollback_within_a_tower_leaves_live_alone_and_another_candidate_stays(world: World) -> None:

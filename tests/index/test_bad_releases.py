@@ -125,7 +125,7 @@ def test_half_of_the_live_rows_is_just_enough(serving: Serving) -> None:
 
 def test_a_tower_of_another_registry_is_refused_at_the_build(serving: Serving) -> None:
     tower = tower_of(registry_hash=OTHER_REGISTRY)
-    _refused(serving, "other_registry", lambda: serving.workshop.build(rows_of(ROWS), 2, tower=tower))
+    _refused(serving, "registry_mismatch", lambda: serving.workshop.build(rows_of(ROWS), 2, tower=tower))
 
 
 def _rewrite(rows: SnapshotRows) -> Callable[[Path], None]:
@@ -203,7 +203,7 @@ def _forget_attributes(directory: Path) -> None:
         pytest.param("bad_manifest", _manifest("colour", value="red"), id="unknown-key"),
         pytest.param("bad_manifest", _manifest("format", value=0), id="no-format"),
         pytest.param("wrong_id", _manifest("release_id", value="other"), id="renamed"),
-        pytest.param("other_registry", _manifest("registry_hash", value=OTHER_REGISTRY), id="registry"),
+        pytest.param("registry_mismatch", _manifest("registry_hash", value=OTHER_REGISTRY), id="registry"),
     ],
 )
 @pytest.mark.parametrize("how", [Serving.roll_out, Serving.load_only])

@@ -97,7 +97,7 @@ def test_an_older_a_much_smaller_and_a_foreign_release_are_refused(workshop: Wor
     for release, code in ((small, "too_few_rows"), (older, "stale_release")):
         with pytest.raises(Refused, match=code):
             workshop.releases.publish(release.release_id, actor="a", reason="r")
-    with pytest.raises(Refused, match="other_registry"):
+    with pytest.raises(Refused, match="registry_mismatch"):
         workshop.releases.publish(foreign.release_id, actor="a", reason="r", registry_hash=OTHER_REGISTRY)
     assert ids_of(workshop.releases) == [live]
 
@@ -117,7 +117,7 @@ def test_rollbacks_go_back_one_by_one_and_end_at_the_first(workshop: Workshop) -
 
 def test_a_rollback_to_a_release_of_another_registry_is_refused(workshop: Workshop) -> None:
     _, _, third = _three(workshop)
-    with pytest.raises(Refused, match="other_registry"):
+    with pytest.raises(Refused, match="registry_mismatch"):
         workshop.releases.rollback(actor="a", reason="r", registry_hash=OTHER_REGISTRY)
     assert workshop.releases.current() == third
 

@@ -20,6 +20,7 @@ from schemas.manifests import CheckResult, ReleaseManifest, SnapshotManifest
 from schemas.tiers import Tiers, VersionPolicy
 
 from .canaries import canaries
+from .rolling_back import follow_rollback
 from .rollover_record import close_rollover, read_rollover
 from .settings import Settings
 from .store_connection import release_store
@@ -146,6 +147,14 @@ class Releaser:
 
     def __call__(self, snapshot: SnapshotManifest) -> None:
         """Build, check, publish. A refused snapshot is logged; what is live stays."""
+        self._try(snapshot)
+        try:
+            # Published or not: while releases are refused for days, snapshots go on being cut.
+            self._retain(snapshot.tier)
+        except (Refused, RetryableError) as error:
+            log.warning("old releases and snapshots stay for now: %s", error)
+
+    def _try(self, snapshot: SnapshotManifest) -> None:
         tried: list[str] = []
         for _ in range(_ATTEMPTS):
             ids: list[str] = []
@@ -181,15 +190,22 @@ class Releaser:
         manifest = build_from_snapshots(self._settings, snapshot_ids, BuildWish(gates=self._gates)).manifest
         # Whoever changes LIVE waits: a tower cannot retire between the look at it and the publication.
         with locked_live_towers(self._settings.towers_dir) as live:
-            if not self._publish(manifest, live, seen):
-                return
-            self._settle_towers(manifest.tower_version, live)
-            close_rollover(self._settings, live, self._store.audit()[-1])
+            self._follow_rollback(live)
+            if self._publish(manifest, live, seen):
+                self._settle_towers(manifest.tower_version, live)
+                close_rollover(self._settings, live, self._store.audit()[-1])
+
+    def _follow_rollback(self, towers: LockedLiveTowers) -> None:
+        moves, record = self._store.audit(), read_rollover(self._settings)
+        if moves and (record is None or record.candidate != moves[-1].tower_version):
+            follow_rollback(moves, towers)
+
+    def _retain(self, tier: str) -> None:
         self._store.retain(self._settings.keep_releases)
-        for tier in manifest.tiers:
+        for name in {tier, *(one.name for one in self._settings.tiers().tiers)}:
             retain_snapshots(
                 self._settings.snapshots_dir,
-                tier,
+                name,
                 self._settings.keep_releases,
                 self._settings.keep_snapshot_days,
             )

@@ -5,34 +5,34 @@ from there: the record is written first and removed last.
 """
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from features.definitions import registry
-from index.snapshots import list_snapshots, snapshot_manifest
 from models.checkpoint import read_tower_manifest
 from models.live_towers import LockedLiveTowers, locked_live_towers
-from schemas.artefacts import READY
-from schemas.errors import Refused, RetryableError
-from schemas.file_locks import is_held
+from schemas.errors import Refused
 from schemas.rollovers import Rollover
-from streams.cutter_status import read_cutter_status
 from streams.embedding_runs import EmbeddingRuns
 
+from .candidate_traces import (
+    discard_releases,
+    discard_runs,
+    discard_snapshots,
+    releases_of,
+    snapshots_of,
+    wait_for_cutters,
+)
 from .releasing import BuildWish, build_from_snapshots
-from .rollover_cost import embed_files, worker_counters
+from .rollover_cost import worker_counters
 from .rollover_progress import candidate_snapshot, rollover_progress
 from .rollover_record import close_rollover, read_rollover, remove_rollover, write_rollover
 from .settings import Settings
 from .store_connection import release_store
-from .wiring import cutter_lock
 
 log = logging.getLogger(__name__)
 
-_DELETING = ".deleting-"
-_LOOK_SECONDS = 0.2
 _ATTEMPTS = 5
 """Of a finish, while the cutter of the serving tower publishes in between."""
 
@@ -141,9 +141,12 @@ def _finish(settings: Settings, version: str, wish: RolloverWish, times: Times) 
             )
             close_rollover(settings, towers, store.audit()[-1])
     else:
+        live = store.comparable_live()
+        if progress is None and (live is None or live.tower_version != version):
+            _record_of(settings, version)  # it was aborted since the look at it
         with locked_live_towers(settings.towers_dir) as towers:
             close_rollover(settings, towers, store.audit()[-1])
-    _discard_runs(settings, version, keep=())
+    discard_runs(settings, version, keep=())
     current = store.current()
     assert current is not None
     return current
@@ -167,7 +170,7 @@ def abort_rollover(settings: Settings, version: str, times: Times) -> list[str]:
             )
         kept = [one for one in towers.read() if one != version] or [record.serving]
         towers.write(kept)
-    _wait_for_cutters(settings, version, times)
+    wait_for_cutters(settings, version, times.cutter_seconds, times.clock, times.pause)
     with locked_live_towers(settings.towers_dir) as towers:
         # The cutters were waited for without the lock, which they need.
         if version in towers.read():
@@ -177,9 +180,9 @@ def abort_rollover(settings: Settings, version: str, times: Times) -> list[str]:
                 "a start that took it up again meanwhile",
                 "Nothing was deleted. Abort again if it is still to go.",
             )
-        deleted = _discard_runs(settings, version, keep=record.kept_runs)
-        deleted += _discard_snapshots(settings, version, record)
-        deleted += _discard_releases(settings, version, record)
+        deleted = discard_runs(settings, version, keep=record.kept_runs)
+        deleted += discard_snapshots(settings, version, record)
+        deleted += discard_releases(settings, version, record)
         remove_rollover(settings)
     log.info("rollover to tower %s is aborted", version[:12])
     return deleted
@@ -229,8 +232,8 @@ def _record(settings: Settings, version: str, serving: str, wish: RolloverWish, 
         actor=wish.actor,
         reason=wish.reason,
         manual=wish.manual,
-        kept_snapshots=_snapshots_of(settings, version),
-        kept_releases=_releases_of(settings, version),
+        kept_snapshots=snapshots_of(settings, version),
+        kept_releases=releases_of(settings, version),
         kept_runs=EmbeddingRuns(settings.embeddings_dir).names(version),
         baseline=worker_counters(settings),
     )
@@ -243,78 +246,3 @@ def _record_of(settings: Settings, version: str) -> Rollover:
         fix = "`skewless rollover start --tower` begins one."
         raise Refused("no_rollover", f"a rollover to {version[:12]} under way", came, fix)
     return record
-
-
-def _snapshots_of(settings: Settings, version: str) -> list[str]:
-    found = []
-    for name in list_snapshots(settings.snapshots_dir):
-        try:
-            if set(snapshot_manifest(settings.snapshots_dir, name).versions) == {version}:
-                found.append(name)
-        except Refused as damaged:
-            log.warning("snapshot %s is left alone: %s", name, damaged)
-    return found
-
-
-def _releases_of(settings: Settings, version: str) -> list[str]:
-    store = release_store(settings)
-    found = []
-    for name in store.list():
-        try:
-            if store.manifest(name).tower_version == version:
-                found.append(name)
-        except Refused as damaged:
-            log.warning("release %s is left alone: %s", name, damaged)
-    return found
-
-
-def _wait_for_cutters(settings: Settings, version: str, times: Times) -> None:
-    """Until no cutter on this host may still write a snapshot of the candidate, or build a release of it."""
-    deadline = times.clock() + times.cutter_seconds
-    for tier in settings.tiers().tiers:
-        while is_held(cutter_lock(settings, tier.name)):
-            said = read_cutter_status(settings.status_file(f"cutter-{tier.name}"))
-            if said is not None and version not in said.live:
-                break
-            if times.clock() >= deadline:
-                raise RetryableError(
-                    f"LIVE no longer names {version[:12]}, but the cutter of tier {tier.name} still has it; "
-                    "abort again to delete what it left"
-                )
-            times.pause(_LOOK_SECONDS)
-
-
-def _discard_runs(settings: Settings, version: str, keep: "list[str] | tuple[str, ...]") -> list[str]:
-    runs = EmbeddingRuns(settings.embeddings_dir)
-    doomed = [name for name in runs.names(version) if name not in keep]
-    for name in doomed:
-        runs.discard(name)
-    for tier in settings.tiers().tiers:
-        for path, _ in embed_files(settings, tier.name, version):
-            path.unlink(missing_ok=True)
-    return [f"embeddings/{name}" for name in doomed]
-
-
-def _discard_snapshots(settings: Settings, version: str, record: Rollover) -> list[str]:
-    doomed = [name for name in _snapshots_of(settings, version) if name not in record.kept_snapshots]
-    for name in doomed:
-        (settings.snapshots_dir / name / READY).unlink()
-        shutil.rmtree(settings.snapshots_dir / name)
-    return [f"snapshots/{name}" for name in doomed]
-
-
-def _discard_releases(settings: Settings, version: str, record: Rollover) -> list[str]:
-    """What was built of the candidate and never published. What was is in the trail, and stays."""
-    store = release_store(settings)
-    published = {move.release_id for move in store.audit()}
-    doomed = [
-        name
-        for name in _releases_of(settings, version)
-        if name not in record.kept_releases and name not in published
-    ]
-    for name in doomed:
-        # Hidden first: nobody may find half a release under its name.
-        hidden = store.root / (_DELETING + name)
-        store.directory(name).rename(hidden)
-        shutil.rmtree(hidden)
-    return [f"releases/{name}" for name in doomed]

@@ -114,7 +114,8 @@ def release_routes(parts: ServingParts) -> APIRouter:
         sent = authorization.encode("utf-8", "replace")
         if not hmac.compare_digest(sent, f"Bearer {parts.admin_token}".encode()):
             raise HTTPException(401, headers={"WWW-Authenticate": "Bearer"})
-        return parts.roll_back(body.actor, body.reason, body.expected_current or ...)
+        expected = ... if body.expected_current is None else body.expected_current
+        return parts.roll_back(body.actor, body.reason, expected)
 
     @router.get("/status")
     async def status() -> Status:

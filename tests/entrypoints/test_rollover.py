@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from entrypoints import rollover
+from entrypoints import candidate_traces, rollover
 from entrypoints.releasing import Releaser
 from entrypoints.rolling_back import roll_back
 from entrypoints.rollover import Times, abort_rollover, finish_rollover, start_rollover
@@ -24,7 +24,7 @@ from entrypoints.settings import Settings
 from entrypoints.store_connection import release_store
 from entrypoints.wiring import cutter_lock, now_ms, serving_parts
 from features.tier_slices import in_tier
-from index.snapshots import read_snapshot, write_snapshot
+from index.snapshots import list_snapshots, read_snapshot, write_snapshot
 from models.live_towers import read_live_towers, write_live_towers
 from schemas.embedding_runs import EmbeddingRun
 from schemas.errors import Refused, RetryableError
@@ -376,6 +376,54 @@ def test_a_rollback_over_the_api_goes_back_to_the_tower_too(world: World) -> Non
     assert (world.serving, world.live) == (0, [0, 1])
 
 
+def test_a_rollback_that_did_not_reach_live_is_followed_by_the_next_cutter(world: World) -> None:
+    world.start()
+    world.release(world.cut(1, hour=1))
+    # On a machine that shares no LIVE with the workers, or killed right after the move.
+    release_store(world.settings).rollback(actor="ada", reason="recall fell")
+    assert (world.serving, world.live) == (0, [1])
+
+    world.release(world.cut(1, hour=2))
+
+    assert (world.serving, world.live) == (0, [0, 1])
+    world.release(world.cut(0, hour=3))
+    assert (world.serving, world.live) == (0, [0])
+
+
+def test_a_rollback_succeeds_though_live_cannot_be_read(world: World) -> None:
+    world.start()
+    world.release(world.cut(1, hour=1))
+    (world.settings.towers_dir / "LIVE").write_text("{")
+
+    done = roll_back(world.settings, "ada", "recall fell", ...)
+
+    assert (done.move.tower_version, done.live_towers) == (world.names[0], None)
+
+
+def test_releases_and_snapshots_that_are_not_published_do_not_pile_up(world: World) -> None:
+    settings = world.settings.model_copy(update={"keep_releases": 2, "keep_snapshot_days": 0})
+    world.start(1, MANUAL)
+    for hour in range(1, 7):
+        Releaser(settings)(world.cut(1, hour=hour))
+    assert world.serving == 0
+    assert len(release_store(settings).list()) == 3  # the live one and the newest two
+    assert len(list_snapshots(settings.snapshots_dir)) == 3
+
+
+def test_a_finish_after_an_abort_is_refused_and_not_told_as_done(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.start(1, MANUAL)
+    world.cut(1, hour=1)
+
+    def aborted_meanwhile(*arguments: Any) -> None:
+        world.abort()
+
+    monkeypatch.setattr(rollover, "rollover_progress", aborted_meanwhile)
+    assert refusal(world.finish).code == "no_rollover"
+    assert (world.serving, world.live) == (0, [0])
+
+
 def test_a_rollback_within_a_tower_leaves_live_alone_and_another_candidate_stays(world: World) -> None:
     world.release(world.cut(0, hour=1))
     world.start(2, MANUAL)
@@ -459,13 +507,13 @@ def test_a_start_while_an_abort_waits_for_the_cutter_loses_nothing(
     world.start()
     world.cut(1, hour=1)
     listing = world.listing()
-    wait = rollover._wait_for_cutters
+    wait = candidate_traces.wait_for_cutters
 
     def started_meanwhile(*arguments: Any) -> None:
         wait(*arguments)
         world.start()
 
-    monkeypatch.setattr(rollover, "_wait_for_cutters", started_meanwhile)
+    monkeypatch.setattr(rollover, "wait_for_cutters", started_meanwhile)
     with pytest.raises(Refused, match="rollover_restarted"):
         world.abort()
     assert (world.live, world.listing()) == ([0, 1], listing)
@@ -554,8 +602,8 @@ from tests.entrypoints.test_rollover import MANUAL, WISH, World
 data, command, version, target, wanted = Path(sys.argv[1]), *sys.argv[2:5], int(sys.argv[5])
 count = [0]
 places = {
-    "write_rollover": rollover, "remove_rollover": rollover, "_discard_runs": rollover,
-    "_discard_snapshots": rollover, "_discard_releases": rollover, "_wait_for_cutters": rollover,
+    "write_rollover": rollover, "remove_rollover": rollover, "discard_runs": rollover,
+    "discard_snapshots": rollover, "discard_releases": rollover, "wait_for_cutters": rollover,
     "close_rollover": rollover, "build_from_snapshots": rollover,
     "write_atomic": models.live_towers, "append_durably": index.releases,
 }
@@ -627,10 +675,10 @@ def test_a_finish_that_is_killed_after_the_publication_is_settled_by_the_next_sn
     "target",
     [
         "write_atomic",
-        "_wait_for_cutters",
-        "_discard_runs",
-        "_discard_snapshots",
-        "_discard_releases",
+        "wait_for_cutters",
+        "discard_runs",
+        "discard_snapshots",
+        "discard_releases",
         "remove_rollover",
     ],
 )

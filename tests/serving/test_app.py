@@ -224,6 +224,11 @@ def test_rollback_needs_the_token(call: Caller) -> None:
     right = {"authorization": "Bearer the-admin-token"}
     refused = problem(call("POST", "/v1/releases/rollback", json=body, headers=right), 409)
     assert refused.type == "urn:skewless:problem:no-predecessor"
+    # An empty name is no leave to go back from anything.
+    moved = problem(
+        call("POST", "/v1/releases/rollback", json=body | {"expected_current": ""}, headers=right), 409
+    )
+    assert moved.type == "urn:skewless:problem:current-moved"
 
 
 def test_releases_are_listed(call: Caller) -> None:

@@ -72,8 +72,14 @@ OPERATIONS: dict[str, tuple[tuple[Action, str], ...]] = {
         ("receive", "release.published.v1"),
         ("send", "skew.alerted.v1"),
     ),
+    "embed": (("receive", "pin.features.v1"), ("receive", "state.checkpointed.v1")),
+    "serve": (("receive", "pin.embedded.v1"), ("receive", "pin.features.v1")),
+    "leaf": (("receive", "pin.embedded.v1"), ("receive", "pin.features.v1")),
 }
 """Process (a command of `skewless`) → what it does with which topic. Dead letters follow from `receive`."""
+
+_READERS = ("embed", "serve", "leaf")
+"""They pass over what they cannot read: another process has dead-lettered it."""
 
 
 def asyncapi_document(version: str, replicas: int) -> dict[str, Any]:
@@ -157,6 +163,7 @@ def _operations() -> dict[str, Any]:
     letters = {
         f"{process}.send.{TOPICS[topic].dlq}": _operation(process, "send", TOPICS[topic].dlq, "DeadLetter")
         for process, actions in OPERATIONS.items()
+        if process not in _READERS
         for action, topic in actions
         if action == "receive" and TOPICS[topic] in DEAD_LETTERED
     }

@@ -1,7 +1,7 @@
 """What other services import: publish Pin changes (`PinProducer`), ask for ranked ads (`RankClient`)."""
 
 from schemas.errors import InvalidMessage, Refused
-from schemas.events import PinAggregated, PinChanged
+from schemas.events import EngagementObserved, PinAggregated, PinChanged, VisitObserved
 from schemas.ranking import RankedAd, RankRequest, RankResponse
 
 from .producer import DeliveryCounts, NotDelivered, PinProducer, ProducerSettings, exit_on_sigterm
@@ -9,6 +9,7 @@ from .rank import RankClient, RankError
 
 __all__ = [
     "DeliveryCounts",
+    "EngagementObserved",
     "InvalidMessage",
     "NotDelivered",
     "PinAggregated",
@@ -21,5 +22,6 @@ __all__ = [
     "RankResponse",
     "RankedAd",
     "Refused",
+    "VisitObserved",
     "exit_on_sigterm",
 ]

@@ -55,7 +55,7 @@ schemas: setup ## rewrite the checked-in schemas and docs/asyncapi.yaml from the
 metrics: setup ## rewrite docs/metrics.md from the catalogues
 	$(BIN)/python -m tests.metrics_catalogue
 
-bench: setup ## every benchmark in full; results go to benchmarks/results/
+bench: setup ## every benchmark in full (but kill-suite and gpu); results go to benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
 
 gpu: setup ## tests and benchmark that need a CUDA device (a CUDA build of torch is the machine's to install)

@@ -1,4 +1,4 @@
-"""Run every benchmark, one after the other, each in a process of its own.
+"""Run every benchmark but `kill_suite` and `gpu`, one after the other, each in a process of its own.
 
 `python -m benchmarks [--quick]`. Exit code 1 when one misses its bar, 2 when one fails to run.
 """
@@ -14,6 +14,8 @@ NAMES = (
     "rank",
     "delta_merge",
     "swap_storm",
+    "shards",
+    "commits",
     "freshness_skew",
     "swap_endurance",
     "rollover",

@@ -1,11 +1,9 @@
 """What a candidate tower leaves on disk: found before a rollover begins, deleted when it is aborted."""
 
 import logging
-import shutil
 from collections.abc import Callable, Collection
 
-from index.snapshots import list_snapshots, snapshot_manifest
-from schemas.artefacts import READY
+from index.snapshots import delete_snapshot, list_snapshots, snapshot_manifest
 from schemas.errors import Refused, RetryableError
 from schemas.file_locks import is_held
 from schemas.rollovers import Rollover
@@ -19,7 +17,6 @@ from .wiring import cutter_lock
 
 log = logging.getLogger(__name__)
 
-_DELETING = ".deleting-"
 _LOOK_SECONDS = 0.2
 
 
@@ -88,24 +85,10 @@ def discard_runs(settings: Settings, version: str, keep: Collection[str]) -> lis
 def discard_snapshots(settings: Settings, version: str, record: Rollover) -> list[str]:
     """Delete the tower's snapshots, but those from before the rollover."""
     doomed = [name for name in snapshots_of(settings, version) if name not in record.kept_snapshots]
-    for name in doomed:
-        (settings.snapshots_dir / name / READY).unlink()
-        shutil.rmtree(settings.snapshots_dir / name)
-    return [f"snapshots/{name}" for name in doomed]
+    return [f"snapshots/{name}" for name in doomed if delete_snapshot(settings.snapshots_dir, name)]
 
 
 def discard_releases(settings: Settings, version: str, record: Rollover) -> list[str]:
     """What was built of the candidate and never published. What was is in the trail, and stays."""
-    store = release_store(settings)
-    published = {move.release_id for move in store.audit()}
-    doomed = [
-        name
-        for name in releases_of(settings, version)
-        if name not in record.kept_releases and name not in published
-    ]
-    for name in doomed:
-        # Hidden first: nobody may find half a release under its name.
-        hidden = store.root / (_DELETING + name)
-        store.directory(name).rename(hidden)
-        shutil.rmtree(hidden)
-    return [f"releases/{name}" for name in doomed]
+    doomed = [name for name in releases_of(settings, version) if name not in record.kept_releases]
+    return [f"releases/{name}" for name in release_store(settings).discard(doomed)]

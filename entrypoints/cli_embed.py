@@ -75,7 +75,11 @@ def embed(  # noqa: PLR0917 - options, each with a default
             for done in embedding.embed_every(settings, wish, pace, on_snapshot, show, stop.is_set):
                 _print(done, as_json)
         else:
-            _print(embedding.embed_once(settings, wish, on_snapshot, show, stop.is_set), as_json)
+            try:
+                _print(embedding.embed_once(settings, wish, on_snapshot, show, stop.is_set), as_json)
+            except embedding.CandidateRefused as refused:
+                _print(refused.done, as_json)
+                raise
 
 
 def _print(done: "list[Embedded]", as_json: bool) -> None:

@@ -33,6 +33,16 @@ _NOT_THE_END = {"empty", "run_gone"}
 
 Show = Callable[[EmbedStatus], None]
 Stopped = Callable[[], bool]
+
+
+class CandidateRefused(Refused):
+    """A live tower that is not the serving one was refused; what the others came to is in `done`."""
+
+    def __init__(self, refused: Refused, done: list[Embedded]) -> None:
+        super().__init__(refused.code, refused.expected, refused.came, refused.fix)
+        self.done = done
+
+
 OnSnapshot = Callable[[SnapshotManifest], None]
 
 
@@ -66,20 +76,38 @@ def embed_once(
 ) -> list[Embedded]:
     """Embed the tier with each wished tower. A batch tier's snapshot is told to `on_snapshot`.
 
-    Raises Refused, and RetryableError when Kafka or the workers keep it waiting for too long.
+    Raises Refused, and RetryableError when Kafka or the workers keep it waiting for too long. A refusal of a
+    live tower that is not the serving one comes at the end, as CandidateRefused: the others are through then.
     """
     done: list[Embedded] = []
+    refusal: Refused | None = None
+    candidates = read_live_towers(settings.towers_dir)[1:]
     for version in wish.towers or _live(settings):
         if stopped():
             break
-        with _embedder(settings, wish, version, show, stopped) as embedder:
-            result = embedder.assemble() if wish.assemble_only else embedder.run()
+        try:
+            result = _embed_with(settings, wish, version, show, stopped)
+        except Refused as refused:
+            if version not in candidates:
+                raise
+            log.warning("tower %s: %s", version[:12], refused)
+            refusal = refused
+            continue
         if result is None:
             break
         done.append(result)
         if result.assembled is not None and wish.tier.policy == "batch":
             on_snapshot(snapshot_manifest(settings.snapshots_dir, result.assembled.snapshot_id))
+    if refusal is not None:
+        raise CandidateRefused(refusal, done)
     return done
+
+
+def _embed_with(
+    settings: Settings, wish: EmbedWish, version: str, show: Show, stopped: Stopped
+) -> Embedded | None:
+    with _embedder(settings, wish, version, show, stopped) as embedder:
+        return embedder.assemble() if wish.assemble_only else embedder.run()
 
 
 @dataclass(frozen=True)
@@ -96,8 +124,9 @@ def embed_every(
 ) -> Iterator[list[Embedded]]:
     """Embed, wait, and again until stopped. A tower that goes live meanwhile does not wait for its turn.
 
-    A round that finds no Pins yet, or that has lost its rollover, is logged and not the end. Raises
-    RetryableError.
+    A round that finds no Pins yet, or that has lost its rollover, is logged and not the end. Nor is a
+    candidate that is refused, unless the wish names it: it is tried again when a round is due. Raises
+    Refused and RetryableError.
     """
     due = pace.clock()
     tried: dict[str, float] = {}
@@ -117,6 +146,12 @@ def embed_every(
         try:
             yield embed_once(settings, round_of, on_snapshot, show, stopped)
         except Refused as refused:
+            if isinstance(refused, CandidateRefused) and refused.done:
+                yield refused.done
+            if isinstance(refused, CandidateRefused) and not wish.towers:
+                if refused.code not in _NOT_THE_END:
+                    tried |= dict.fromkeys(round_of.towers or towers, due)
+                continue
             if refused.code not in _NOT_THE_END:
                 raise
             log.warning("%s", refused)

@@ -6,6 +6,8 @@ been built here. What an interruption left there is taken up again.
 """
 
 import fcntl
+import hashlib
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,9 @@ from schemas.artefacts import MANIFEST, READY, file_entry, publish_staged, read_
 from schemas.errors import Refused
 from schemas.manifests import FileEntry, ReleaseManifest, TowerManifest
 
-from .object_store import Listed, Objects
+from .object_store import Listed, Objects, StoreRefused
+
+log = logging.getLogger(__name__)
 
 _RANGE_BYTES = 8 << 20
 _RANGES_AT_ONCE = 4
@@ -33,33 +37,73 @@ def sizes_below(prefix: str, listed: list[Listed]) -> dict[str, int]:
     return {one.key.removeprefix(f"{prefix}/"): one.size_bytes for one in listed}
 
 
-def upload(objects: Objects, prefix: str, directory: Path, manifest: Artefact) -> bool:
-    """Put a finished artefact below `prefix`; what is there already is left alone. Says if anything was sent.
+def is_finished(objects: Objects, prefix: str) -> bool:
+    """Whether an artefact below `prefix` has its READY."""
+    return READY in sizes_below(prefix, objects.list(prefix))
 
+
+def upload(
+    objects: Objects, prefix: str, directory: Path, manifest: Artefact, *, read_back: bool = False
+) -> bool:
+    """Put a finished artefact below `prefix`. Says if anything was sent.
+
+    Without READY there everything is sent: what lies there may be of anybody, in any state. With it only
+    what is missing or of another size; with `read_back` also what has other bytes.
     The caller has checked the files. Raises Refused (`already_exists`) when another artefact has the name.
     """
     there = sizes_below(prefix, objects.list(prefix))
     ready = (directory / READY).read_bytes()
-    if READY in there:
-        _refuse_unless_same(objects, prefix, ready)
-    names = [*(entry.name for entry in manifest.files), MANIFEST]
-    missing = [name for name in names if there.get(name) != (directory / name).stat().st_size]
-    for name in missing:
+    finished = READY in there and _has_our_ready(objects, prefix, directory)
+    # READY is the sha256 of the manifest, so it stands for an entry of it.
+    sealed = {MANIFEST: ready.decode().strip()}
+    wanted = {entry.name: entry.sha256 for entry in manifest.files} | sealed
+    sent = [
+        name
+        for name, sha256 in wanted.items()
+        if not finished
+        or there.get(name) != (directory / name).stat().st_size
+        or (read_back and _has_other_bytes(objects, f"{prefix}/{name}", there[name], sha256))
+    ]
+    for name in sent:
         objects.put(f"{prefix}/{name}", directory / name)
-    if READY not in there:
+        if finished:
+            log.warning("%s/%s was damaged in the store: it was put again", prefix, name)
+    if not finished:
         objects.put(f"{prefix}/{READY}", ready)
-    return bool(missing) or READY not in there
+    return bool(sent)
 
 
-def _refuse_unless_same(objects: Objects, prefix: str, ready: bytes) -> None:
+def _has_our_ready(objects: Objects, prefix: str, directory: Path) -> bool:
+    """False when READY went away or is damaged. Raises Refused when it is another artefact's."""
     found = objects.get(f"{prefix}/{READY}")
-    if found is not None and found.data != ready:
-        raise Refused(
-            "already_exists",
-            f"no {prefix} in the store, or one with the same manifest",
-            f"another {READY} there",
-            "Find out who wrote it; a release is never replaced.",
-        )
+    if found is None or found.data == (directory / READY).read_bytes():
+        return found is not None
+    manifest = objects.get(f"{prefix}/{MANIFEST}")
+    if manifest is not None and manifest.data == (directory / MANIFEST).read_bytes():
+        return False  # the same artefact: it is READY that was damaged
+    raise Refused(
+        "already_exists",
+        f"no {prefix} in the store, or one with the same manifest",
+        f"another {READY} there",
+        "Find out who wrote it; a release is never replaced.",
+    )
+
+
+def _has_other_bytes(objects: Objects, key: str, size_bytes: int, sha256: str) -> bool:
+    """Read an object back and compare.
+
+    NOTE: its ETag would be cheaper and says nothing: of an upload in parts, or an encrypted object, it is
+    no digest of the content, and a store whose disk lost a byte still gives the old one.
+    """
+    digest = hashlib.sha256()
+    try:
+        for part in _parts(objects, key, 0, size_bytes):
+            digest.update(part)
+    except StoreRefused:
+        raise
+    except Refused:  # shorter than it was, or gone
+        return True
+    return digest.hexdigest() != sha256
 
 
 def remote_manifest(objects: Objects, prefix: str, model: type[ManifestT], scratch: Path) -> ManifestT:
@@ -136,12 +180,19 @@ def _download_file(objects: Objects, key: str, path: Path, entry: FileEntry) -> 
 def _fetch_rest(objects: Objects, key: str, path: Path, size_bytes: int) -> None:
     """Append to `path` what it lacks of the object."""
     with path.open("ab") as file:
-        while (start := file.tell()) < size_bytes:
-            ends = min(size_bytes, start + _RANGE_BYTES * _RANGES_AT_ONCE)
-            starts = list(range(start, ends, _RANGE_BYTES))
-            lengths = [min(_RANGE_BYTES, ends - one) for one in starts]
-            for part, length in zip(objects.ranges(key, starts, lengths), lengths, strict=True):
-                if len(part) != length:
-                    expected = f"{size_bytes} bytes in the object {key}"
-                    raise Refused("wrong_size", expected, "fewer", "Publish the release again.")
-                file.write(part)
+        for part in _parts(objects, key, file.tell(), size_bytes):
+            file.write(part)
+
+
+def _parts(objects: Objects, key: str, start: int, size_bytes: int) -> Iterator[bytes]:
+    """The object from `start` on, in order. Raises Refused (`wrong_size`) when it is shorter."""
+    while start < size_bytes:
+        ends = min(size_bytes, start + _RANGE_BYTES * _RANGES_AT_ONCE)
+        starts = list(range(start, ends, _RANGE_BYTES))
+        lengths = [min(_RANGE_BYTES, ends - one) for one in starts]
+        for part, length in zip(objects.ranges(key, starts, lengths), lengths, strict=True):
+            if len(part) != length:
+                expected = f"{size_bytes} bytes in the object {key}"
+                raise Refused("wrong_size", expected, "fewer", "Publish the release again.")
+            yield part
+        start = ends

@@ -19,7 +19,7 @@ from schemas.tiers import VersionPolicy
 from . import checks
 from .contents import read_release, release_manifest
 from .local_copies import LocalCopies, sweep_staged
-from .object_mirror import check_sizes, download, remote_manifest, sizes_below, upload
+from .object_mirror import check_sizes, download, is_finished, remote_manifest, upload
 from .object_moves import Moves as PointerMoves
 from .object_moves import Seen
 from .object_retention import RELEASES, delete_releases, finished, surplus, too_many_races
@@ -94,7 +94,7 @@ class ObjectReleases:
     def fetch_tower(self, version: str) -> None:
         """See `Releases`."""
         directory = self._places.towers / version
-        if not (directory / READY).is_file() and self._has_tower(version):
+        if not (directory / READY).is_file() and is_finished(self._objects, f"{TOWERS}/{version}"):
             download(self._objects, f"{TOWERS}/{version}", directory, TowerManifest)
 
     def _whole(self, release_id: str) -> bool:
@@ -149,20 +149,22 @@ class ObjectReleases:
         registry_hash: str | None = None,
         min_rows_ratio: float = 0.5,
     ) -> ReleasePublished:
-        """See `Releases`. Raises RetryableError when the store goes away, or the release is being deleted."""
+        """See `Releases`. What the store has of it already is read back, and put again where it differs.
+
+        Raises RetryableError when the store goes away, or the release is being deleted.
+        """
         directory = self.fetch(release_id)
         candidate = read_release(directory, self._version_policy).manifest
         if registry_hash is not None:
             checks.registry(candidate.registry_hash, registry_hash)
-        for _ in range(_RACES):
+        for lost in range(_RACES):
             seen = self._expect(expected_current)
             live = seen is not None and seen.pointer.release_id == release_id
             if not live:
                 check_candidate(candidate, self._comparable(seen), min_rows_ratio)
                 self._refuse_while_deleted(seen, release_id)
             # After the pointer was read: a clean-up that takes the release away from here on moves it.
-            self._upload_tower(candidate.tower_version)
-            upload(self._objects, f"{RELEASES}/{release_id}", directory, candidate)
+            self._send_up(directory, candidate, in_doubt=not lost)
             if live and seen is not None:
                 return self._moves.move(seen.pointer.move).line
             line = moved(candidate, _live_id(seen), "publish", (actor, reason), self._now_ms())
@@ -219,6 +221,19 @@ class ObjectReleases:
                 return sorted({*doomed, *local})
         raise too_many_races()
 
+    def discard(self, release_ids: Ids) -> Ids:
+        """See `Releases`. From the store goes what was sent up and never made live."""
+        for _ in range(_RACES):
+            seen = self._moves.read()
+            sent = set() if seen is None else set(finished(self._objects))
+            stay = {move.line.release_id for move in self._moves.trail(seen)}
+            doomed = sorted(({*self._copies.ids()} | sent) & {*release_ids} - stay)
+            there = [one for one in doomed if one in sent]
+            if seen is None or not there or delete_releases(self._objects, self._moves, seen, there):
+                self._copies.drop(doomed)
+                return doomed
+        raise too_many_races()
+
     def audit(self) -> Moves:
         """See `Releases`."""
         return [move.line for move in self._moves.trail(self._moves.read())]
@@ -251,15 +266,21 @@ class ObjectReleases:
                 f"{release_id} is being deleted: publish it again when the clean-up is through"
             )
 
-    def _upload_tower(self, version: str) -> None:
+    def _send_up(self, directory: Path, candidate: ReleaseManifest, *, in_doubt: bool) -> None:
+        """Tower, then release. Somebody who publishes what is in the store may do so to mend it: then the
+        bytes there are compared, the tower's too. An hourly release is new, and nothing is read back.
+        """
+        prefix = f"{RELEASES}/{candidate.release_id}"
+        read_back = in_doubt and is_finished(self._objects, prefix)
+        self._upload_tower(candidate.tower_version, read_back=read_back)
+        upload(self._objects, prefix, directory, candidate, read_back=read_back)
+
+    def _upload_tower(self, version: str, *, read_back: bool) -> None:
         directory = self._places.towers / version
         if (directory / READY).is_file():
             manifest = read_manifest(directory, TowerManifest)
             verify_files(directory, manifest.files)
-            upload(self._objects, f"{TOWERS}/{version}", directory, manifest)
-
-    def _has_tower(self, version: str) -> bool:
-        return READY in sizes_below(f"{TOWERS}/{version}", self._objects.list(f"{TOWERS}/{version}"))
+            upload(self._objects, f"{TOWERS}/{version}", directory, manifest, read_back=read_back)
 
     def _bound_copies(self, fetched: str) -> None:
         """A release that was built here and never uploaded is no copy: it stays."""

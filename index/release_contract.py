@@ -108,6 +108,13 @@ class Releases(Protocol):
         """
         ...
 
+    def discard(self, release_ids: Ids) -> Ids:
+        """Delete those of these releases that were never live; returns what was deleted.
+
+        A publication at the same moment either comes first, and then its release stays, or is refused.
+        """
+        ...
+
     def audit(self) -> Moves:
         """Every move of the pointer, in order."""
         ...

@@ -6,7 +6,6 @@ recognised and left out by `audit`. `root/audit.sha256` has a digest for each li
 """
 
 import fcntl
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from schemas.tiers import VersionPolicy
 from . import checks
 from .audit_digests import append_digest, check_digests
 from .contents import read_release, release_manifest
-from .local_copies import sweep_staged
+from .local_copies import LocalCopies, sweep_staged
 from .release_contract import (
     Expected,
     Ids,
@@ -39,7 +38,6 @@ from .release_contract import (
 CURRENT = "CURRENT"
 AUDIT = "audit.jsonl"
 _LOCK = ".lock"
-_DELETING = ".deleting-"
 
 
 def _bad_current(came: str) -> Refused:
@@ -142,6 +140,8 @@ class ReleaseStore:
             checks.registry(candidate.registry_hash, registry_hash)
         with self._locked():
             current = self._expect(expected_current)
+            # Once more, now that nobody can delete it: a clean-up may have been quicker than the checks.
+            release_manifest(self.directory(release_id))
             if current == release_id and (moves := self.audit()):
                 return moves[-1]
             live = self.comparable_live()
@@ -184,12 +184,17 @@ class ReleaseStore:
             doomed = [
                 name for name in everything if name not in {*newest, *self._trail()[-2:], self.current()}
             ]
-            for name in doomed:
-                # Hidden first: nobody may find half a release under its name.
-                self.directory(name).rename(self.root / (_DELETING + name))
-            for leftover in self.root.glob(_DELETING + "*"):
-                shutil.rmtree(leftover)
+            LocalCopies(self.root).drop(doomed)
             sweep_staged(self.root, self._now_ms())
+        return doomed
+
+    def discard(self, release_ids: Ids) -> Ids:
+        """Delete those of these releases that were never live; returns what was deleted."""
+        with self._locked():
+            stay = {line.release_id for line in self.audit()} | {self.current()}
+            here = set(self.list())
+            doomed = [name for name in release_ids if name in here and name not in stay]
+            LocalCopies(self.root).drop(doomed)
         return doomed
 
     def audit(self) -> Moves:

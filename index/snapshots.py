@@ -42,6 +42,7 @@ from .row_files import (
 __all__ = [
     "ATTRIBUTES",
     "SnapshotRows",
+    "delete_snapshot",
     "hour_name",
     "list_snapshots",
     "newest_of_tiers",
@@ -198,11 +199,26 @@ def retain_snapshots(root: Path, tier: str, count: int, days: int = 0) -> list[s
             known.append(day)
         if seen[versions] <= count or (last_of_day and len(known) <= days):
             continue
-        # READY first: from here on nobody takes it for a snapshot, however far the deletion gets.
-        (root / manifest.snapshot_id / READY).unlink()
-        shutil.rmtree(root / manifest.snapshot_id)
-        deleted.append(manifest.snapshot_id)
+        if delete_snapshot(root, manifest.snapshot_id):
+            deleted.append(manifest.snapshot_id)
     return deleted
+
+
+def delete_snapshot(root: Path, snapshot_id: str) -> bool:
+    """Delete a snapshot; says whether it was there. Others may delete the same one at the same time: one
+    of them is told that it was, and none returns before the files are gone.
+    """
+    directory = root / snapshot_id
+    try:
+        # READY first: from here on nobody takes it for a snapshot, however far the deletion gets.
+        (directory / READY).unlink()
+        was_there = True
+    except FileNotFoundError:
+        was_there = False
+    while directory.exists():
+        with suppress(FileNotFoundError):  # of two that delete side by side one finds a file gone
+            shutil.rmtree(directory)
+    return was_there
 
 
 def _readable(root: Path) -> list[SnapshotManifest]:

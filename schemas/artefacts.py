@@ -77,12 +77,16 @@ def read_manifest(directory: Path, model: type[ManifestT]) -> ManifestT:
     Raises Refused: `not_ready`, `missing_file`, `bad_checksum`, `bad_manifest` or `future_format`.
     """
     ready, path = directory / READY, directory / MANIFEST
+    absent = Refused("not_ready", f"{READY} in {directory}", "none", "It is unfinished or the id is wrong.")
     if not ready.is_file():
-        raise Refused("not_ready", f"{READY} in {directory}", "none", "It is unfinished or the id is wrong.")
+        raise absent
     if not path.is_file():
         raise Refused("missing_file", f"{MANIFEST} in {directory.name}", "no such file", "Build it again.")
-    text = path.read_bytes()
-    promised, found = ready.read_bytes(), _ready_bytes(text)
+    try:
+        promised, text = ready.read_bytes(), path.read_bytes()
+    except FileNotFoundError:  # a clean-up is deleting it this moment
+        raise absent from None
+    found = _ready_bytes(text)
     if promised != found:
         raise Refused(
             "bad_checksum",

@@ -5,6 +5,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .problems import problem
 
 MAX_BODY_BYTES = 1 << 20
+_HINT = "A ranking request is a few hundred bytes; send one query per request."
 
 
 class _TooLarge(Exception):
@@ -12,18 +13,19 @@ class _TooLarge(Exception):
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body above `MAX_BODY_BYTES`, which is never held in memory."""
+    """ASGI middleware: 413 for a body above `max_bytes`, which is never held in memory."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES, hint: str = _HINT) -> None:
         self._app = app
+        self._max_bytes, self._hint = max_bytes, hint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if _declared_bytes(scope) > MAX_BODY_BYTES:
-            await _refuse(scope, receive, send)
+        if _declared_bytes(scope) > self._max_bytes:
+            await self._refuse(scope, receive, send)
             return
         seen = 0
 
@@ -31,7 +33,7 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > MAX_BODY_BYTES:
+            if seen > self._max_bytes:
                 raise _TooLarge
             return message
 
@@ -39,7 +41,12 @@ class BodyLimit:
             await self._app(scope, counted, send)
         except _TooLarge:
             # The body is read before anything is sent, so no response has begun.
-            await _refuse(scope, receive, send)
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = f"a body has at most {self._max_bytes} bytes"
+        response = problem(413, "body_too_large", detail, self._hint, headers={"Connection": "close"})
+        await response(scope, receive, send)
 
 
 def _declared_bytes(scope: Scope) -> int:
@@ -47,14 +54,3 @@ def _declared_bytes(scope: Scope) -> int:
         if name == b"content-length" and value.isdigit() and len(value) < 20:
             return int(value)
     return 0
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    response = problem(
-        413,
-        "body_too_large",
-        f"a body has at most {MAX_BODY_BYTES} bytes",
-        "A ranking request is a few hundred bytes; send one query per request.",
-        headers={"Connection": "close"},
-    )
-    await response(scope, receive, send)

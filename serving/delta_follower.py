@@ -5,12 +5,14 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from itertools import count
 from typing import Any
 
 from schemas.errors import Refused, RetryableError
 
 from .clock import Clock, seconds_since
-from .delta_reader import Arrival, Became, DeltaPolicy, DeltaReader, Followed, FreshFeed
+from .delta_reader import Arrival, Became, DeltaPolicy, DeltaReader, DeltaState, Followed, FreshFeed
 from .delta_telemetry import DeltaFigures
 from .poll import lower_priority
 
@@ -42,7 +44,9 @@ class DeltaFollower:
         self._became = became
         self._reader: DeltaReader | None = None
         self._arriving: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
-        self._pending: Arrival | None = None
+        self._pending: list[Arrival] = []
+        """Served, or about to be, and not followed yet: the broker did not answer. In the order they came."""
+        self._numbers = count(1)
         self._swapped_behind = 0
         self._error = ""
         self._closing = threading.Event()
@@ -53,7 +57,7 @@ class DeltaFollower:
 
         It waits `catch_up_seconds` at most. Without a thread (`start`) it takes the turns itself.
         """
-        arrival = Arrival(release, release.shelf.base())
+        arrival = Arrival(release, release.shelf.base(), next(self._numbers), self._clock.now_ms())
         self._arriving.put(arrival)
         if self._thread is not None:
             arrival.caught_up.wait(self._policy.catch_up_seconds)
@@ -72,29 +76,43 @@ class DeltaFollower:
 
     def turn(self) -> None:
         """One turn of the thread: adopt what arrived, read, fold, refresh, report. Raises nothing."""
-        try:
-            if self._reader is None:
-                self._reader = DeltaReader(self._connect(), self._policy, self._clock, self._became)
-            while not self._arriving.empty():
-                self._pending = self._arriving.get()
-            if self._pending is not None:
-                self._reader.adopt(self._pending)
-                self._pending = None
-            self._reader.turn(_READ_SECONDS)
-            self._error = ""
-        except (RetryableError, Refused) as error:
-            self._complain(str(error))
-        except Exception as error:
-            # NOTE: whatever breaks here, the server must go on answering; so it is said and tried again.
-            self._complain(f"{type(error).__name__}: {error}")
+        # Each for itself: what is followed already is read on while another one cannot be adopted.
+        complaints = [_complaint(self._connected), *self._adopted(), _complaint(self._read_on)]
+        self._say("; ".join(dict.fromkeys(filter(None, complaints))))
         self._show(self._figures())
 
-    def _complain(self, what: str) -> None:
+    def _connected(self) -> None:
+        if self._reader is None:
+            self._reader = DeltaReader(self._connect(), self._policy, self._clock, self._became)
+
+    def _adopted(self) -> list[str]:
+        """Adopt what waits, in the order it came. What fails waits on; what was closed is dropped."""
+        waiting = list(self._pending)
+        while not self._arriving.empty():
+            waiting.append(self._arriving.get())
+        self._pending = waiting = [one for one in waiting if not one.release.shelf.closed]
+        reader = self._reader
+        if reader is None:
+            return []
+        complaints = {one.number: _complaint(partial(reader.adopt, one)) for one in waiting}
+        self._pending = [one for one in waiting if complaints[one.number]]
+        return list(complaints.values())
+
+    def _read_on(self) -> None:
+        if self._reader is not None:
+            self._reader.turn(_READ_SECONDS)
+
+    def _say(self, trouble: str) -> None:
         """Say it once, not at every turn, and give it time to pass."""
-        if what != self._error:
-            log.warning("delta segment: %s", what)
-        self._error = what[:300]
-        self._closing.wait(_ERROR_WAIT_SECONDS)
+        before, self._error = self._error, trouble[:300]
+        if self._error and self._error != before:
+            log.warning("delta segment: %s", trouble)
+        if self._error:
+            self._closing.wait(_ERROR_WAIT_SECONDS)
+
+    def _caught_up_at_ms(self, state: DeltaState) -> int:
+        """A release that waits to be followed lacks everything since it came, whatever others have."""
+        return min([state.caught_up_at_ms, *(one.arrived_at_ms for one in self._pending)])
 
     def _figures(self) -> DeltaFigures:
         if self._reader is None:
@@ -106,7 +124,7 @@ class DeltaFollower:
             capacity_rows=self._policy.max_vectors,
             lag_events=state.lag_events,
             newest_ingest_ms=state.newest_ingest_ms,
-            caught_up_at_ms=state.caught_up_at_ms,
+            caught_up_at_ms=self._caught_up_at_ms(state),
             patched=state.counts.patched,
             waiting=state.counts.waiting,
             refused=state.counts.refused,
@@ -116,13 +134,16 @@ class DeltaFollower:
 
     def status(self) -> dict[str, Any]:
         """Everything that is known about the delta segment, as plain data."""
+        waiting = [one.release.manifest.release_id for one in self._pending]
         if self._reader is None:
-            return {"release_id": None, "error": self._error}
+            return {"release_id": None, "waiting_releases": waiting, "error": self._error}
         found: dict[str, Any] = asdict(self._reader.state)
+        found["caught_up_at_ms"] = self._caught_up_at_ms(self._reader.state)
         counts: dict[str, int] = found.pop("counts")
         lag = seconds_since(found["caught_up_at_ms"], self._clock.now_ms())
         more = {"max_vectors": self._policy.max_vectors, "swapped_behind": self._swapped_behind}
-        return found | counts | more | {"lag_seconds": lag, "error": self._error}
+        said = {"lag_seconds": lag, "waiting_releases": waiting, "error": self._error}
+        return found | counts | more | said
 
     def start(self) -> None:
         """Begin to read."""
@@ -143,3 +164,15 @@ class DeltaFollower:
             self.turn()
             if self._reader is None or not self._reader.busy:
                 self._closing.wait(_READ_SECONDS)
+
+
+def _complaint(step: Callable[[], None]) -> str:
+    """What went wrong in a step; empty for nothing."""
+    try:
+        step()
+    except (RetryableError, Refused) as error:
+        return str(error) or type(error).__name__
+    except Exception as error:
+        # NOTE: whatever breaks here, the server must go on answering; so it is said and tried again.
+        return f"{type(error).__name__}: {error}"
+    return ""

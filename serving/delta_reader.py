@@ -101,6 +101,9 @@ class Arrival:
 
     release: Followed
     base: Base | None
+    number: int
+    """Which one it is of those that arrived: a higher one is newer."""
+    arrived_at_ms: int
     wanted: Offsets = field(default_factory=dict)
     caught_up: threading.Event = field(default_factory=threading.Event)
     shown: int = -1
@@ -137,21 +140,32 @@ class DeltaReader:
         self.state = DeltaState(caught_up_at_ms=clock.now_ms())
 
     def adopt(self, arrival: Arrival) -> None:
-        """Follow another release from its own offsets on. Raises RetryableError and then has done nothing."""
+        """Follow another release from its own offsets on; it may be older than what is followed.
+
+        Raises RetryableError, and then does not follow it: to be called again.
+        """
         self._look(topics_of(arrival.release.manifest.offsets))
         arrival.wanted = completed(arrival.release.manifest.offsets, self._spans)
+        newest_first = sorted([arrival, *self._followed], key=lambda one: -one.number)
         # A leaf holds three, and a rollback makes an older one current again: what is open stays new.
-        self._followed = [arrival, *self._followed[:1], *_open(self._followed[1:])]
-        self._begin(arrival)
-        self.state.release_id = arrival.release.manifest.release_id
-        self.state.gap_events = missing(arrival.wanted, self._spans)
-        if self.state.gap_events:
+        self._followed = newest_first[:2] + _open(newest_first[2:])
+        try:
+            self._begin(arrival)
+        except Exception:
+            self._followed = [one for one in self._followed if one is not arrival]
+            raise
+        # It lacks everything since it came, however new the others are.
+        self.state.caught_up_at_ms = min(self.state.caught_up_at_ms, arrival.arrived_at_ms)
+        gap_events = missing(arrival.wanted, self._spans)
+        if gap_events:
             log.warning(
                 "delta of %s: its topics have lost %d messages that it needs; changes in them act with the"
                 " next release",
-                self.state.release_id,
-                self.state.gap_events,
+                arrival.release.manifest.release_id,
+                gap_events,
             )
+        if arrival is self._followed[0]:
+            self.state.release_id, self.state.gap_events = arrival.release.manifest.release_id, gap_events
 
     def _begin(self, arrival: Arrival) -> None:
         """Keep what the followed releases need, and go back to where this one begins if it must be."""
@@ -244,10 +258,11 @@ class DeltaReader:
         self.state.lag_events = behind(self._positions, self._spans)
         if self.state.lag_events == 0:
             self.state.caught_up_at_ms = self._asked_at_ms
-            newest = self._followed[0]
-            if not newest.caught_up.is_set():
+            late = [one for one in self._followed if not one.caught_up.is_set()]
+            if late:
                 self.refresh()
-                newest.caught_up.set()
+            for one in late:
+                one.caught_up.set()
 
     def refresh(self) -> None:
         """Lay what is new over the release that is served, and over the one that is about to be."""

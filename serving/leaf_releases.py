@@ -17,7 +17,7 @@ from schemas.errors import Refused, RetryableError
 from .clock import Clock
 from .inventory import Inventory
 from .poll import Poll
-from .release_watcher import RETRY_SECONDS
+from .release_watcher import RETRY_SECONDS, wait_after_refusal
 
 
 class ShardRelease(Protocol):
@@ -188,7 +188,8 @@ class _Retry:
 class LeafWatcher:
     """Follows CURRENT from a thread of the lowest priority: loads beside what is held, then adds it.
 
-    A refusal is final until CURRENT moves; anything else is tried again. Neither touches what is held.
+    What failed is tried again, what was refused more rarely, and told again only when the refusal is another
+    one. Neither touches what is held.
     """
 
     def __init__(
@@ -203,6 +204,8 @@ class LeafWatcher:
         self._held, self._clock, self._tell = held, clock, tell
         self._settled: str | None = None
         self._retry = _Retry()
+        self._refusal: tuple[str, str] | None = None
+        """The release that was refused, and in which words: what was told once."""
         self._poll = Poll("leaf-watcher", self.check)
         self.loading: str | None = None
         """What is being loaded just now."""
@@ -218,7 +221,7 @@ class LeafWatcher:
         if wanted is None or wanted == self._settled:
             return None
         if self._held.make_current(wanted):
-            self._settled = wanted
+            self._settle(wanted)
             return None
         if wanted == self._retry.release_id and self._clock.seconds() < self._retry.at_seconds:
             return None
@@ -226,15 +229,16 @@ class LeafWatcher:
 
     def _try(self, release_id: str) -> Attempt:
         started = self._clock.seconds()
-        self.loading = release_id
+        self.loading, self._settled = release_id, None
         try:
             release = self._load(release_id)
         except Exception as error:
             # NOTE: everything, as in the server's watcher: what is held must go on answering whatever a
             # new release does while it loads; the attempt is recorded, counted and repeated. What a store
             # that lets nobody in says is no word about the release.
-            if isinstance(error, Refused) and not isinstance(error, StoreRefused):
-                self._settled = release_id
+            if _is_final(error):
+                wait = wait_after_refusal(self._since(started))
+                self._retry = _Retry(release_id, 0, self._clock.seconds() + wait)
                 return self._refused(release_id, error, started)
             failures = self._retry.failures + 1 if self._retry.release_id == release_id else 1
             wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
@@ -242,20 +246,30 @@ class LeafWatcher:
             return self._refused(release_id, error, started)
         finally:
             self.loading = None
-        self._settled = release_id
+        self._settle(release_id)
         self._held.add(release)
         return self._note(Attempt(release_id, "loaded", self._clock.now_ms(), self._since(started)))
 
+    def _settle(self, release_id: str) -> None:
+        self._settled, self._retry, self._refusal = release_id, _Retry(), None
+
     def _refused(self, release_id: str, error: Exception, started: float) -> Attempt:
         refusal = error if isinstance(error, Refused) else _unexpected(error)
-        last = self.last
-        known = last is not None and last.refusal is not None and last.release_id == release_id
         attempt = Attempt(release_id, "refused", self._clock.now_ms(), self._since(started), refusal)
-        if known and release_id == "CURRENT":
-            # Said once, not at every look.
+        if self._told_before(release_id, error):
             self.last = attempt
             return attempt
         return self._note(attempt)
+
+    def _told_before(self, release_id: str, error: Exception) -> bool:
+        """CURRENT that cannot be read, and a refusal in the same words, are told once, not at every look."""
+        if release_id == "CURRENT":
+            last = self.last
+            return last is not None and last.refusal is not None and last.release_id == release_id
+        if not _is_final(error):
+            return False
+        before, self._refusal = self._refusal, (release_id, str(error))
+        return before == self._refusal
 
     def _note(self, attempt: Attempt) -> Attempt:
         self.last = attempt
@@ -272,6 +286,11 @@ class LeafWatcher:
     def close(self) -> None:
         """Stop; waits for a load in progress."""
         self._poll.close()
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether it is a word about the release, and not about the store or this machine."""
+    return isinstance(error, Refused) and not isinstance(error, StoreRefused)
 
 
 def _unexpected(error: Exception) -> Refused:

@@ -7,7 +7,7 @@ under, so an ad is never sold beyond what its daily budget can pay.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 DAY_MS = 86_400_000
 DAYS_KEPT = 40
+NEAR_DAYS = 7
+"""Days this near to the wall clock's are never forgotten: no budget is had anew by asking about others."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -35,8 +37,10 @@ class Charge:
 
 
 class SpendLedger:
-    """Spend of the last `DAYS_KEPT` days asked about; `total_micros` is the sum of every charge ever made.
+    """Spend of `DAYS_KEPT` days; `total_micros` is the sum of every charge ever made.
 
+    A query names its own time, so a replay of old data sells on days far from the wall clock, one after the
+    other, forwards or not: of the days that are not near, the one longest not sold on is forgotten first.
     Hold `lock` from reading what is left until the winners are charged.
     """
 
@@ -62,10 +66,12 @@ class SpendLedger:
         size = len(by_pin)
         return np.fromiter(by_pin.keys(), np.int64, size), np.fromiter(by_pin.values(), np.int64, size)
 
-    def charge(self, day: int, charges: Iterable[Charge]) -> None:
-        """Book the winners of one answer."""
+    def charge(self, day: int, charges: Sequence[Charge], *, today: int) -> None:
+        """Book the winners of one answer on its `day`; `today` is the wall clock's."""
+        if not charges:
+            return
         with self.lock:
-            book = self._open(day)
+            book = self._open(day, today)
             for charge in charges:
                 pin, advertiser, price = charge.pin_id, charge.advertiser_id, charge.price_micros
                 book.by_pin[pin] = book.by_pin.get(pin, 0) + price
@@ -77,10 +83,15 @@ class SpendLedger:
         with self.lock:
             return dict(self._days[day].by_advertiser) if day in self._days else {}
 
-    def _open(self, day: int) -> _Day:
-        if day not in self._days:
-            self._days[day] = _Day()
-            while len(self._days) > DAYS_KEPT:
-                self._days.popitem(last=False)
+    def days(self) -> set[int]:
+        """The days whose spend is known."""
+        with self.lock:
+            return set(self._days)
+
+    def _open(self, day: int, today: int) -> _Day:
+        book = self._days.setdefault(day, _Day())
         self._days.move_to_end(day)
-        return self._days[day]
+        while len(self._days) > DAYS_KEPT:
+            # More days are kept than are near, so one that is far comes before `day`, which is the last.
+            del self._days[next(one for one in self._days if abs(one - today) > NEAR_DAYS)]
+        return book

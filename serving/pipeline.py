@@ -179,9 +179,8 @@ class Pipeline:
             sale = hold_auction(candidates, slots, self._policy.auction)
             won = [win.row for win in sale.wins]
             prices = [win.price_micros for win in sale.wins]
-            self._ledger.charge(
-                day, map(Charge, ads.pin_id[won].tolist(), ads.advertiser_id[won].tolist(), prices)
-            )
+            charges = map(Charge, ads.pin_id[won].tolist(), ads.advertiser_id[won].tolist(), prices)
+            self._ledger.charge(day, list(charges), today=self._ledger.day_of(self._clock.now_ms()))
         left[won] -= np.array(prices, np.int64)
         spent_out = np.flatnonzero(left < ads.bid_micros)
         if len(spent_out):

@@ -1,4 +1,4 @@
-"""Looking again and again, from a thread of its own that gives way to requests."""
+"""Looking again and again, from a thread of its own that gives way to requests unless told otherwise."""
 
 import logging
 import os
@@ -14,7 +14,9 @@ LOWEST_PRIORITY = 19
 class Poll:
     """Calls `look` at once and then every so many seconds, until it is closed; what it raises is logged."""
 
-    def __init__(self, name: str, look: Callable[[], object]) -> None:
+    def __init__(self, name: str, look: Callable[[], object], *, gives_way: bool = True) -> None:
+        """`gives_way`: at the lowest priority, for work that may wait for requests."""
+        self._gives_way = gives_way
         self._look = look
         self._name = name
         self._closing = threading.Event()
@@ -32,7 +34,8 @@ class Poll:
             self._thread.join()
 
     def _run(self, every_seconds: float) -> None:
-        lower_priority()
+        if self._gives_way:
+            lower_priority()
         complaint = ""
         while not self._closing.is_set():
             try:

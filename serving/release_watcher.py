@@ -1,7 +1,8 @@
 """Follows CURRENT: loads a new release beside the old one, then swaps. The only place that swaps.
 
 Load → check → warm → swap, in that order (`ReleaseLoader.load` does the first three and raises before the
-fourth). A release that is refused leaves the old one serving.
+fourth). A release that is refused leaves the old one serving, and is looked at again now and then: somebody
+may put back what was damaged without moving CURRENT.
 """
 
 from collections import deque
@@ -22,7 +23,19 @@ from .swaps import Swap, SwapHistory, refused_swap, summarise
 from .tier_facts import Before, TierFacts, tier_facts
 
 RETRY_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)
-"""Waits after failures that may pass (disk, memory). A refusal is final until CURRENT moves."""
+"""Waits after failures that may pass (disk, memory)."""
+
+REFUSED_SECONDS = 60.0
+"""Wait after a refusal, while CURRENT stays. Only a person mends what was refused, so that a minute more is
+little; sooner would be reading and hashing the same files for nothing."""
+
+_LOAD_SHARE = 10
+"""At most a tenth of the time goes into loads of what was refused before, however large it is."""
+
+
+def wait_after_refusal(load_seconds: float) -> float:
+    """Seconds until a refused release is tried again, after an attempt that took so long."""
+    return max(REFUSED_SECONDS, _LOAD_SHARE * load_seconds)
 
 
 class SwapTelemetry(Protocol):
@@ -79,10 +92,13 @@ class ReleaseWatcher:
         self._facts: tuple[str | None, tuple[TierFacts, ...]] = (None, ())
         """Of which release, and its tiers: one tuple, so that nobody sees the one without the other."""
         self._settled: str | None = None
-        """The CURRENT that needs nothing more: it is served, or refused for good."""
+        """The CURRENT that needs nothing more: it is served."""
         self._failing: str | None = None
+        """The CURRENT that failed or was refused, to be tried again at `_retry_at`."""
         self._failures = 0
         self._retry_at = 0.0
+        self._refused: tuple[str, str] | None = None
+        """The release that was refused, and in which words: what was told once."""
         self._pointer_complaint = ""
         self._served_id: str | None = None
         self._newest_ms: dict[str, int] = {}
@@ -90,7 +106,7 @@ class ReleaseWatcher:
         self._poll = Poll("release-watcher", self.check)
 
     def check(self) -> Swap | None:
-        """Look at CURRENT once; returns what was tried, or None when there was nothing to do."""
+        """Look at CURRENT once; returns what is to be told, or None when there is nothing."""
         while self._retired:
             self._retired.popleft()()
         try:
@@ -108,7 +124,7 @@ class ReleaseWatcher:
         if wanted is None or wanted == self._settled:
             return None
         if wanted == self._served_id:
-            self._settled = wanted
+            self._settle(wanted)
             return None
         if wanted == self._failing and self._clock.seconds() < self._retry_at:
             return None
@@ -122,23 +138,31 @@ class ReleaseWatcher:
         refusal = error if isinstance(error, Refused) else _unexpected(error)
         return self._refuse("CURRENT", refusal, self._clock.seconds())
 
-    def _try(self, release_id: str) -> Swap:
+    def _try(self, release_id: str) -> Swap | None:
+        """Load and swap. None when it was refused once more in the same words, which is told to nobody."""
         started = self._clock.seconds()
+        self._settled = None  # CURRENT moved: should it move back, that is looked at anew
         try:
             release = self._source.load(release_id)
         except StoreRefused as refusal:  # no word about the release: it may be let in later
             self._back_off(release_id)
             return self._refuse(release_id, refusal, started)
         except Refused as refusal:
-            self._settled, self._failing = release_id, None
-            return self._refuse(release_id, refusal, started)
+            self._failing, self._failures = release_id, 0
+            self._retry_at = self._clock.seconds() + wait_after_refusal(self._clock.seconds() - started)
+            told = self._refused == (release_id, str(refusal))
+            self._refused = release_id, str(refusal)
+            return None if told else self._refuse(release_id, refusal, started)
         except Exception as error:
             # NOTE: the one place that catches everything. Whatever a new release does while it loads,
             # the old one must go on serving; the attempt is recorded, counted and repeated later.
             self._back_off(release_id)
             return self._refuse(release_id, _unexpected(error), started)
-        self._settled, self._failing = release_id, None
+        self._settle(release_id)
         return self._serve(release, started)
+
+    def _settle(self, release_id: str) -> None:
+        self._settled, self._failing, self._refused = release_id, None, None
 
     def _back_off(self, release_id: str) -> None:
         self._failures = self._failures + 1 if self._failing == release_id else 1

@@ -1,7 +1,6 @@
 """The Pins of one release behind a root: they lie on leaves, and one request sees what these answer it."""
 
 import threading
-from collections import OrderedDict
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from schemas.ranking import Coverage
 from .gather import Merged, merge
 from .inventory import Described, Floats, Found, Rows
 from .leaf_search import picked
-from .ledger import DAYS_KEPT, SpendLedger
+from .ledger import SpendLedger
 from .remote_leaves import Leaves
 from .shard_wire import Question, encode_question
 
@@ -43,18 +42,17 @@ class SpentOut:
     def __init__(self, ledger: SpendLedger) -> None:
         self._ledger = ledger
         self._lock = threading.Lock()
-        self._days: OrderedDict[int, dict[int, int]] = OrderedDict()
+        self._days: dict[int, dict[int, int]] = {}
         self._columns: dict[tuple[int, Shard], tuple[Rows, Rows]] = {}
 
     def add(self, day: int, pins: Rows) -> None:
         """These Pins cannot pay their bid any more on `day`."""
         names = pins.tolist()
-        spent = self._ledger.spent(day, names)
+        spent, kept = self._ledger.spent(day, names), {day, *self._ledger.days()}
         with self._lock:
             self._days.setdefault(day, {}).update(zip(names, spent, strict=True))
-            self._days.move_to_end(day)
-            while len(self._days) > DAYS_KEPT:
-                self._days.popitem(last=False)
+            # What the ledger has forgotten is not held against anybody.
+            self._days = {one: by_pin for one, by_pin in self._days.items() if one in kept}
             self._columns.clear()
 
     def of(self, day: int, shard: Shard) -> tuple[Rows, Rows]:

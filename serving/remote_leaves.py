@@ -1,7 +1,6 @@
 """The leaves that a root knows: which are up, what they hold, and a question put to all of them at once."""
 
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from schemas.manifests import ReleaseManifest
 
 from .clock import Clock
 from .gather import misfit
+from .poll import Poll
 from .shard_client import Endpoint, Failure, Outcome, ask_all, get_bytes, post_bytes
 from .shard_telemetry import RootTelemetry
 from .shard_wire import MEDIA_TYPE, READY_PATH, SEARCH_PATH, Answer, decode_answer
@@ -65,8 +65,8 @@ class Leaves:
             _Leaf(Shard(number, len(addresses)), name, Endpoint(), Endpoint(), clock.seconds())
             for number, name in enumerate(addresses, start=1)
         ]
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        # What it finds out within a deadline must not wait for requests.
+        self._poll = Poll("leaves", self.look, gives_way=False)
 
     @property
     def shards(self) -> list[Shard]:
@@ -165,18 +165,11 @@ class Leaves:
     def start(self) -> None:
         """Look after the leaves until `close`; the first look is taken before this returns."""
         self.look()
-        self._thread = threading.Thread(target=self._watch, name="leaves", daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._closing.wait(self._policy.poll_seconds):
-            self.look()
+        self._poll.start(self._policy.poll_seconds)
 
     def close(self) -> None:
         """Stop looking and close every connection."""
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._poll.close()
         for leaf in self._leaves:
             leaf.asking.close()
             leaf.looking.close()

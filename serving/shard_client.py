@@ -1,15 +1,19 @@
 """Asks several leaves at once, over connections that are kept, until a deadline. One thread, no queue.
 
 The thread that has the request does it all: it writes every question before it waits for any answer, so
-what a request waits for is its slowest leaf and not their sum.
+what a request waits for is its slowest leaf and not their sum. Over kept connections it needs no file
+descriptor that is not open already.
 """
 
+import logging
 import selectors
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+
+log = logging.getLogger(__name__)
 
 _RECEIVE_BYTES = 1 << 18
 _MAX_HEAD_BYTES = 16_384
@@ -45,14 +49,22 @@ class Endpoint:
         self.address = address
         """None while its name has none: then it is unreachable."""
         self.idle: deque[socket.socket] = deque(maxlen=_IDLE_KEPT)
+        self._complaint = ""
 
     def close(self) -> None:
         """Close what is idle."""
         while self.idle:
             self.idle.pop().close()
 
+    def complain(self, error: OSError) -> None:
+        """Say why this process could not even begin to connect; once, until that changes."""
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            log.warning("no connection to the leaf at %s can be made: %s", self.address, error)
+
     def keep(self, connection: socket.socket) -> None:
         """Give a connection back that has nothing left to read."""
+        self._complaint = ""
         if len(self.idle) < _IDLE_KEPT:
             self.idle.append(connection)
         else:
@@ -73,20 +85,26 @@ def post_bytes(path: str, body: bytes, media_type: str) -> bytes:
 def ask_all(
     asked: Sequence[tuple[Endpoint, bytes]], deadline: float, seconds: Callable[[], float]
 ) -> list[Outcome]:
-    """Send each endpoint its request; the outcomes, in order. Returns at `deadline` at the latest."""
-    with selectors.DefaultSelector() as selector:
+    """Send each endpoint its request; the outcomes, in order. Returns at `deadline` at the latest.
+
+    A socket that cannot be had (no file descriptor is free) is UNREACHABLE too, and said in the log.
+    """
+    # NOTE: not the default selector, which opens a file descriptor of its own for every request.
+    with selectors.PollSelector() as selector:
         exchanges = [_Exchange(endpoint, request, selector) for endpoint, request in asked]
-        for exchange in exchanges:
-            exchange.start()
-        while any(exchange.outcome is None for exchange in exchanges):
-            left = deadline - seconds()
-            if left <= 0:
-                break
-            for key, _ in selector.select(left):
-                key.data.advance()
-        for exchange in exchanges:
-            if exchange.outcome is None:
-                exchange.fail(Failure.TIMEOUT)
+        try:
+            for exchange in exchanges:
+                exchange.start()
+            while any(exchange.outcome is None for exchange in exchanges):
+                left = deadline - seconds()
+                if left <= 0:
+                    break
+                for key, _ in selector.select(left):
+                    key.data.advance()
+        finally:
+            for exchange in exchanges:
+                if exchange.outcome is None:
+                    exchange.fail(Failure.TIMEOUT)
     return [exchange.outcome or Failure.TIMEOUT for exchange in exchanges]
 
 
@@ -121,13 +139,14 @@ class _Exchange:
             self.fail(Failure.UNREACHABLE)
             return
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._connection = socket.socket(family, socket.SOCK_STREAM)
-        self._connection.setblocking(False)
-        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
+            self._connection = socket.socket(family, socket.SOCK_STREAM)
+            self._connection.setblocking(False)
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # In progress is the rule: whether it came to be shows at the first write.
             self._connection.connect_ex(address)
-        except OSError:
+        except OSError as error:
+            self._endpoint.complain(error)
             self.fail(Failure.UNREACHABLE)
 
     def advance(self) -> None:

@@ -3,6 +3,9 @@
 Which partitions are through is told to the next owner in their checkpoints; how far the pass over the
 others got is kept in the store, so a restart goes on from there. States are read at the moment they are
 embedded, never from an older view: a row must not be behind one that is out already.
+
+A Pin that a tower cannot embed is passed over. Of the serving tower that is the end of it. A partition in
+which another tower lacks a row is not called complete to anybody, so the next start tries it again.
 """
 
 import json
@@ -16,7 +19,7 @@ from schemas.states import StateCheckpointed
 
 from .embedded_rows import EmbeddedRows, embedded_rows
 from .embedded_tiers import EVERY_PIN, EmbeddedTiers
-from .enrichment import PinEmbedder, embed_rows
+from .enrichment import LeftOut, PinEmbedder, embed_as_placed
 
 _LIVE = "live_towers"
 """Store metadata: the tower versions that the batch stored last was embedded with."""
@@ -31,7 +34,12 @@ class Progress:
     complete: tuple[int, ...] = ()
     pins: int = 0
     done: bool = False
-    """Whether every partition of this worker is complete."""
+    """Whether every partition of this worker is complete or was passed over with Pins lacking."""
+    lacking: tuple[int, ...] = ()
+    """Partitions with Pins that this tower, not the serving one, could not embed: not gone over again here
+    once a pass over them is through."""
+    failed: int = 0
+    """Pins that the pass could not embed."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Chunk:
     version: str
     progress: Progress
     rows: EmbeddedRows
+    left_out: LeftOut | None = None
 
     def meta(self) -> dict[str, bytes]:
         """The progress, as store metadata."""
@@ -84,6 +93,14 @@ class Backfill:
         """Every row handed out so far is acknowledged: what is complete may be told to others."""
         self._settled |= {version: set(one.complete) for version, one in self.progress.items()}
 
+    def lost(self, version: str, partitions: Collection[int]) -> None:
+        """Pins of these partitions got no row of this tower at an event: they are complete no longer."""
+        if version in self._settled:
+            self._settled[version] -= set(partitions)
+        if self._by_worker:
+            one = self.progress.get(version) or self._stored(version)
+            self.progress[version] = _without(one, partitions)
+
     def drops(self, versions: Collection[str]) -> bool:
         """Whether a tower that was live until now is not among these versions."""
         return self._live is not None and not set(self._live) <= set(versions)
@@ -91,7 +108,7 @@ class Backfill:
     def next_chunk(self, towers: Sequence[PinEmbedder], partitions: frozenset[int]) -> Chunk | None:
         """The next rows to produce, or None when all towers have all Pins of these partitions.
 
-        Raises Refused when a tower can embed no Pin of a chunk.
+        Raises Refused when the serving tower can embed no Pin of a chunk.
         """
         self._note_live([tower.version for tower in towers])
         if not partitions or not self._by_worker:
@@ -116,10 +133,10 @@ class Backfill:
 
     def _of(self, version: str, partitions: frozenset[int]) -> Progress:
         known = self.progress.get(version) or self._stored(version)
-        missing = partitions - set(known.complete)
+        missing = partitions - set(known.complete) - (set(known.lacking) - set(known.partitions))
         if not missing <= set(known.partitions):
             # Pins of a partition that came later may lie below `after`: start over, repeats are harmless.
-            known = replace(known, after=-1)
+            known = replace(known, after=-1, lacking=tuple(sorted(set(known.lacking) - missing)), failed=0)
         # Those that went are another worker's: our states of their Pins fall behind its.
         self.progress[version] = replace(known, partitions=tuple(sorted(missing)), done=not missing)
         return self.progress[version]
@@ -131,7 +148,17 @@ class Backfill:
         if value is None:
             return Progress(complete=tuple(complete))
         stored = json.loads(value)
-        return Progress(stored["after"], tuple(stored["partitions"]), tuple(complete), stored["pins"])
+        # A pass goes on with what it has found; partitions that an earlier one found lacking are tried again.
+        under_way = set(stored["partitions"])
+        lacking = tuple(one for one in stored.get("lacking", ()) if one in under_way)
+        return Progress(
+            after=stored["after"],
+            partitions=tuple(stored["partitions"]),
+            complete=tuple(complete),
+            pins=stored["pins"],
+            lacking=lacking,
+            failed=stored.get("failed", 0) if under_way else 0,
+        )
 
     def _chunk(
         self, ordinal: int, tower: PinEmbedder, progress: Progress, partitions: frozenset[int]
@@ -141,9 +168,8 @@ class Backfill:
             (np.empty(0, self._store.dtype), list[bytes]()),
         )
         if not len(records):
-            through = replace(
-                progress, after=-1, partitions=(), complete=tuple(sorted(partitions)), done=True
-            )
+            complete = tuple(sorted(partitions - set(progress.lacking)))
+            through = replace(progress, after=-1, partitions=(), complete=complete, done=True)
             self.progress[tower.version] = through
             return Chunk(ordinal, tower.version, through, EmbeddedRows(tower.version, [], [], []))
         last = int(records["pin_id"][-1])
@@ -152,16 +178,30 @@ class Backfill:
             ours = ours[chosen]
         records = records[ours]
         tails = [tails[place] for place in ours.tolist()]
-        output = embed_rows(tower, records)
+        output = embed_as_placed(ordinal, tower, records)
+        left_out = None
         if output.failed.any():
             # Without an event there is nothing to dead-letter; the Pin's next event says so.
-            keep = np.flatnonzero(~output.failed)
-            records, tails = records[keep], [tails[place] for place in keep.tolist()]
-            output = replace(output, vectors=output.vectors[keep], input_mask=output.input_mask[keep])
+            left = records[output.failed]
+            of = frozenset(left["partition"].tolist())
+            left_out = LeftOut(ordinal, tower.version, left["pin_id"], of)
+            progress = replace(progress, failed=progress.failed + len(left))
+            if ordinal > 0:
+                progress = replace(progress, lacking=tuple(sorted(of | set(progress.lacking))))
+            keep = ~output.failed
+            records, tails = records[keep], [tails[place] for place in np.flatnonzero(keep).tolist()]
+            output = output.only(keep)
         rows = embedded_rows(tower.version, records, tails, output.vectors, output.input_mask)
         moved = replace(progress, after=last, pins=progress.pins + len(rows))
         self.progress[tower.version] = moved
-        return Chunk(ordinal, tower.version, moved, rows)
+        return Chunk(ordinal, tower.version, moved, rows, left_out)
+
+
+def _without(one: Progress, partitions: Collection[int]) -> Progress:
+    """These are complete no longer; those that no pass has begun with are left to the one that will."""
+    begun = {*one.complete, *one.partitions} & set(partitions)
+    complete = tuple(sorted(set(one.complete) - begun))
+    return replace(one, complete=complete, lacking=tuple(sorted({*one.lacking, *begun})))
 
 
 def _name(version: str) -> str:

@@ -2,11 +2,15 @@
 
 `root/<run>/` appears by one rename with the manifest that says what is embedded; each partition's shard
 appears in it by one rename; `ASSEMBLED` names the snapshot that holds them all. A process that dies
-leaves finished shards and nothing else. A run that is not assembled is gone on with by whoever comes.
+leaves finished shards and nothing else. A run that is not assembled is gone on with by whoever comes. It is
+deleted by one rename too, to a hidden name; what a killed deletion leaves is swept when a run begins.
 """
 
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +39,7 @@ from .cut_policy import HOUR_MS
 
 ASSEMBLED = "ASSEMBLED"
 _LOCK = ".lock"
+_DELETING = ".deleting-"
 _NAME = re.compile(r"(?P<prefix>[a-z][a-z0-9-]*-[0-9a-f]{12})-(?P<number>[0-9]{4,})")
 
 
@@ -64,8 +69,7 @@ class RunDirectory:
 
         Raises Refused (`run_gone`) when the run was deleted meanwhile.
         """
-        self._check_there()
-        with staged(self.path) as directory:
+        with self._there(), staged(self.path) as directory:
             write_vectors(directory, rows.vectors)
             write_attributes(directory, rows)
             files = [file_entry(directory / name) for name in (VECTORS, ATTRIBUTES_FILE)]
@@ -102,8 +106,7 @@ class RunDirectory:
 
         Raises Refused: `shards_missing`, `empty`, `run_gone`, or what is wrong with a shard.
         """
-        self._check_there()
-        with locked(self.path / _LOCK):
+        with self._there(), locked(self.path / _LOCK):
             self._check_there()
             if (before := self.assembled()) is not None:
                 return before
@@ -141,6 +144,18 @@ class RunDirectory:
             )
             write_atomic(self.path / ASSEMBLED, done.model_dump_json().encode())
             return done
+
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        """What fails in here because the run was deleted meanwhile is the refusal that says so."""
+        self._check_there()
+        try:
+            yield
+        except Exception:  # a missing directory is of another class in each library
+            self._check_there()
+            raise
+        # Made anew under a writer that had just looked, it would hold this one shard.
+        self._check_there()
 
     def _check_there(self) -> None:
         if not (self.path / READY).is_file():
@@ -195,20 +210,25 @@ class EmbeddingRuns:
     def of(self, prefix: str) -> list[RunDirectory]:
         """The runs of one tier and tower, oldest first. One that is damaged is refused."""
         found = sorted(
-            (int(match["number"]), path)
-            for path in (self.root.iterdir() if self.root.is_dir() else ())
-            if (match := _NAME.fullmatch(path.name)) is not None
-            and match["prefix"] == prefix
-            and (path / READY).is_file()
+            (int(match["number"]), match.string)
+            for match in self._matches()
+            if match["prefix"] == prefix and self._is_run(match.string)
         )
-        return [RunDirectory(path) for _, path in found]
+        return [RunDirectory(self.root / name) for _, name in found]
 
     def names(self, tower_version: str) -> list[str]:
         """Names of the runs with one tower, of any tier."""
-        tail = tower_version[:12]
+        tail = f"-{tower_version[:12]}"
+        ours = [match.string for match in self._matches() if match["prefix"].endswith(tail)]
+        return sorted(name for name in ours if self._is_run(name))
+
+    def _matches(self) -> list[re.Match[str]]:
+        """Everything that has the name of a run, wrecks too."""
         paths = self.root.iterdir() if self.root.is_dir() else iter(())
-        matches = [match for path in paths if (match := _NAME.fullmatch(path.name)) is not None]
-        return sorted(match.string for match in matches if match["prefix"].endswith(f"-{tail}"))
+        return [match for path in paths if (match := _NAME.fullmatch(path.name)) is not None]
+
+    def _is_run(self, name: str) -> bool:
+        return (self.root / name / READY).is_file()
 
     def unfinished(self, tier: str, tower_version: str) -> RunDirectory | None:
         """The run to go on with."""
@@ -229,8 +249,9 @@ class EmbeddingRuns:
         with locked(self.root / _LOCK):
             if (known := self.unfinished(plan.tier, plan.tower_version)) is not None:
                 return known
-            over = self.of(prefix)
-            number = 1 + max((int(one.path.name.rsplit("-", 1)[1]) for one in over), default=0)
+            self._sweep()
+            taken = [int(match["number"]) for match in self._matches() if match["prefix"] == prefix]
+            number = 1 + max(taken, default=0)
             plan = plan.model_copy(update={"run_id": f"{prefix}-{number:04d}"})
             publish_directory(self.root / plan.run_id, lambda directory: write_manifest(directory, plan))
             for one in self._with(plan.tier, plan.tower_version)[:-1]:
@@ -238,10 +259,20 @@ class EmbeddingRuns:
         return RunDirectory(self.root / plan.run_id)
 
     def discard(self, name: str) -> None:
-        """Delete a run, after whoever assembles it. READY first: from there on nobody takes it for one."""
+        """Delete a run, after whoever assembles it. It is gone by one rename, whatever comes in between."""
         path = self.root / name
         if not path.is_dir():
             return
-        with locked(path / _LOCK):
-            (path / READY).unlink(missing_ok=True)
+        grave = Path(tempfile.mkdtemp(prefix=f"{_DELETING}{name}-", dir=self.root))
+        try:
+            with locked(path / _LOCK):
+                path.rename(grave)
+        except FileNotFoundError:
+            pass  # somebody else has deleted it
+        shutil.rmtree(grave, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """What deletions that were killed have left. A run has READY from its first moment on."""
+        wrecks = [self.root / match.string for match in self._matches() if not self._is_run(match.string)]
+        for path in [*self.root.glob(f"{_DELETING}*"), *wrecks]:
             shutil.rmtree(path, ignore_errors=True)

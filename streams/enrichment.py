@@ -2,18 +2,21 @@
 
 Pure: it reads the store through its protocol and writes nothing; no Kafka and no clock but the one
 that is passed in to time its stages.
+
+The first tower, the serving one, decides alone what is a dead letter, and whether the step fails. What
+another tower cannot embed has no row of that tower and nothing else: the Pin's state and the serving
+tower's row are what they would be without it, and the cutter waits for the row that is missing.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from features.pin_state import Records
 from features.store import RecordStore
-from schemas.errors import DeadLetterReason, Refused
+from schemas.errors import DeadLetterReason
 
 from .decoding import DecodedBatch
 from .embedded_rows import EmbeddedRows, embedded_rows
@@ -21,37 +24,32 @@ from .embedded_tiers import EVERY_PIN, EmbeddedTiers
 from .framed_batches import decode_framed
 from .pin_fold import FoldedPins, fold_pins
 from .sources import DeadLetter, Ints, SourceBatch, dead_letter
+from .tower_output import BROKEN_TOWER_PINS, Embedded, PinEmbedder, TowerOutput, embed_as_placed, embed_rows
 from .wire_format import WireFormats
+
+__all__ = [
+    "BROKEN_TOWER_PINS", "Clock", "Embedded", "Enriched", "LeftOut", "PinEmbedder", "TowerOutput",
+    "embed_as_placed", "embed_rows", "enrich",
+]  # fmt: skip
 
 Clock = Callable[[], float]
 """Monotonic seconds."""
 
-BROKEN_TOWER_PINS = 16
-"""A tower that fails on this many Pins out of as many is broken; the Pins are not."""
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Pins that the serving tower has embedded and this one could not: they have no row of it."""
 
-class Embedded(Protocol):
-    """What a tower gives: vectors (N, D) and, per row, which inputs were not their default (N,)."""
-
-    @property
-    def vectors(self) -> npt.NDArray[np.float32]: ...  # noqa: D102
-
-    @property
-    def input_mask(self) -> Ints: ...  # noqa: D102
-
-
-class PinEmbedder(Protocol):
-    """A Pin tower of one version. `embed` raises ValueError or ArithmeticError for rows it cannot embed."""
-
-    @property
-    def version(self) -> str: ...  # noqa: D102
-
-    def embed(self, pins: Records, /) -> Embedded: ...  # noqa: D102
+    place: int
+    """In the live list."""
+    version: str
+    pin_ids: Ints
+    partitions: frozenset[int]
 
 
 @dataclass(frozen=True)
 class Enriched:
-    """What one batch comes to. States and rows hold each touched Pin once (rows: once per tower)."""
+    """What one batch comes to. States hold each touched Pin once; so do rows, but for what is `left_out`."""
 
     pin_ids: Ints
     embedded_ids: Ints
@@ -62,6 +60,8 @@ class Enriched:
     letters: list[DeadLetter]
     redelivered: dict[str, int]
     """Topic -> how many of its events the states had already."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    """By tower, those that lack any."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -77,8 +77,8 @@ def enrich(
 
     A Pin of a batch tier gets no rows, so no tower can turn its messages down either.
 
-    Raises Refused when a tower fails on every Pin of a batch, RetryableError while the schema registry
-    that `formats` needs is away, and whatever the store raises.
+    Raises Refused when the first tower fails on every Pin of a batch, RetryableError while the schema
+    registry that `formats` needs is away, and whatever the store raises.
     """
     times = [clock()]
     decoded = [(batch, decode_framed(batch, formats)) for batch in batches]
@@ -86,36 +86,38 @@ def enrich(
     folded = fold_pins(store, decoded)
     times.append(clock())
     embeddable = _embeddable(folded, tiers)
-    vectors = [embed_rows(tower, embeddable.records) for tower in towers]
+    outputs = [embed_as_placed(place, tower, embeddable.records) for place, tower in enumerate(towers)]
     times.append(clock())
     letters = [letter for _, one in decoded for letter in one.letters]
     failed = np.zeros(len(folded.pin_ids), np.bool_)
-    for tower, one in zip(towers, vectors, strict=True):
-        if one.failed.any():
-            # Two towers may fail on one Pin; its messages are turned down once, by the first.
-            mine, not_finite = (
-                embeddable.spread(flags, len(failed)) for flags in (one.failed, one.not_finite)
-            )
-            letters += _model_letters(decoded, folded, mine & ~failed, not_finite, tower.version)
-            failed |= mine
+    if outputs and outputs[0].failed.any():
+        failed, not_finite = (
+            embeddable.spread(flags, len(failed)) for flags in (outputs[0].failed, outputs[0].not_finite)
+        )
+        letters += _model_letters(decoded, folded, failed, not_finite, towers[0].version)
     keep = ~failed
     kept = embeddable.of(keep)
     if failed.any():
         folded, embeddable = _without(folded, failed), embeddable.only(kept)
-    rows = [
-        embedded_rows(
-            tower.version, embeddable.records, embeddable.tails, one.vectors[kept], one.input_mask[kept]
-        )
-        for tower, one in zip(towers, vectors, strict=True)
-    ]
+        outputs = [one.only(kept) for one in outputs]
+    rows = [_rows_of(tower, one, embeddable) for tower, one in zip(towers, outputs, strict=True)]
     times.append(clock())
     stages = dict(zip(("decode", "state", "tower", "encode"), np.diff(times).tolist(), strict=True))
     redelivered = {
         batch.source.topic: int((repeated & keep[slots]).sum())
         for batch, repeated, slots in zip(batches, folded.repeated, folded.slots, strict=True)
     }
-    pins, records, tails = folded.pin_ids, folded.records, folded.tails
-    return Enriched(pins, embeddable.pin_ids, records, tails, rows, letters, redelivered, stages)
+    return Enriched(
+        pin_ids=folded.pin_ids,
+        embedded_ids=embeddable.pin_ids,
+        records=folded.records,
+        tails=folded.tails,
+        rows=rows,
+        letters=letters,
+        redelivered=redelivered,
+        left_out=_left_out(towers, outputs, embeddable),
+        stage_seconds=stages,
+    )
 
 
 @dataclass(frozen=True)
@@ -145,75 +147,33 @@ class _Embeddable:
         return _Embeddable(None, self.pin_ids[kept], self.records[kept], tails)
 
 
+def _rows_of(tower: PinEmbedder, output: TowerOutput, embeddable: _Embeddable) -> EmbeddedRows:
+    """Rows of the Pins that this tower could embed."""
+    if output.failed.any():
+        good = ~output.failed
+        embeddable, output = embeddable.only(good), output.only(good)
+    return embedded_rows(
+        tower.version, embeddable.records, embeddable.tails, output.vectors, output.input_mask
+    )
+
+
+def _left_out(
+    towers: Sequence[PinEmbedder], outputs: Sequence[TowerOutput], embeddable: _Embeddable
+) -> list[LeftOut]:
+    left: list[LeftOut] = []
+    for place, (tower, one) in enumerate(zip(towers, outputs, strict=True)):
+        if one.failed.any():
+            partitions = frozenset(embeddable.records["partition"][one.failed].tolist())
+            left.append(LeftOut(place, tower.version, embeddable.pin_ids[one.failed], partitions))
+    return left
+
+
 def _embeddable(folded: FoldedPins, tiers: EmbeddedTiers) -> _Embeddable:
     places = tiers.chosen(folded.pin_ids)
     if places is None:
         return _Embeddable(None, folded.pin_ids, folded.records, folded.tails)
     tails = [folded.tails[place] for place in places.tolist()]
     return _Embeddable(places, folded.pin_ids[places], folded.records[places], tails)
-
-
-@dataclass(frozen=True)
-class TowerOutput:
-    """Vectors (N, D) and masks (N,) of one tower; rows where `failed` is set hold zeros."""
-
-    vectors: npt.NDArray[np.float32]
-    input_mask: Ints
-    failed: npt.NDArray[np.bool_]
-    not_finite: npt.NDArray[np.bool_]
-    """Of the failed ones, those whose vector was NaN or infinite."""
-
-
-def embed_rows(tower: PinEmbedder, records: Records) -> TowerOutput:
-    """Embed records, setting aside the ones that the tower cannot embed.
-
-    Raises Refused when it can embed none of `BROKEN_TOWER_PINS` or more.
-    """
-    output = _embed_or_halve(tower, records)
-    if len(records) >= BROKEN_TOWER_PINS and output.failed.all():
-        raise Refused(
-            "tower_broken",
-            expected=f"tower {tower.version[:12]} to embed Pins",
-            came=f"a failure on each of {len(records)} Pins",
-            fix="Take this version off the live towers, or repair its checkpoint.",
-        )
-    return output
-
-
-def _embed_or_halve(tower: PinEmbedder, records: Records) -> TowerOutput:
-    try:
-        output = tower.embed(records)
-        if not np.isfinite(output.vectors).all():
-            raise FloatingPointError("the tower gave a vector that is not finite")
-    except (ValueError, ArithmeticError) as error:
-        if len(records) <= 1:
-            return TowerOutput(
-                np.zeros((len(records), 0), np.float32),
-                np.zeros(1, np.int64),
-                np.ones(1, np.bool_),
-                np.array([isinstance(error, FloatingPointError)]),
-            )
-        middle = len(records) // 2
-        return _joined(_embed_or_halve(tower, records[:middle]), _embed_or_halve(tower, records[middle:]))
-    fine = np.zeros(len(records), np.bool_)
-    return TowerOutput(output.vectors, output.input_mask, fine, fine)
-
-
-def _joined(left: TowerOutput, right: TowerOutput) -> TowerOutput:
-    """Both halves; a half in which all rows failed does not know the dimension and takes the other's."""
-    dimension = max(left.vectors.shape[1], right.vectors.shape[1])
-    vectors = [
-        half.vectors
-        if half.vectors.shape[1] == dimension
-        else np.zeros((len(half.vectors), dimension), np.float32)
-        for half in (left, right)
-    ]
-    return TowerOutput(
-        np.concatenate(vectors),
-        np.concatenate([left.input_mask, right.input_mask]),
-        np.concatenate([left.failed, right.failed]),
-        np.concatenate([left.not_finite, right.not_finite]),
-    )
 
 
 def _model_letters(

@@ -46,6 +46,14 @@ class EnrichmentTelemetry:
             ["tower"],
             registry=registry,
         )
+        # Pins that a tower could not embed and another one could. Place 0, in a backfill: a Pin that is not
+        # served. Place 1 and up: a candidate that lacks rows; abort its rollover if it does not stop.
+        self.left_out = Counter(
+            "skewless_enrichment_left_out_pins_total",
+            "Pins without a row of this tower, which cannot embed them, by tower place",
+            ["tower"],
+            registry=registry,
+        )
         # What each live tower costs: CPU seconds of its forwards and bytes of its rows (before compression,
         # backfill included). Place 1 and up are the price of a rollover; it ends when LIVE has one again.
         self.embed_cpu_seconds = Counter(
@@ -157,3 +165,5 @@ class EnrichmentTelemetry:
             self.stage_seconds.labels(stage)
         for counter in (self.rows, self.embed_cpu_seconds, self.row_bytes):
             counter.labels(tower_label(0))
+        for place in (0, 1):
+            self.left_out.labels(tower_label(place))

@@ -76,6 +76,7 @@ class EnrichmentWorker:
         self._report = WorkerReport(settings, telemetry, clock, self._times)
         self._watchdog = Watchdog(settings.watchdog_seconds, clock)
         self._discarding = self._busy = False
+        self._serving: list[str] = []
         self.start()
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -130,6 +131,7 @@ class EnrichmentWorker:
         towers = self._report.metered(self._live_towers())
         versions = [tower.version for tower in towers]
         self._retract(versions)
+        self._follow_serving(versions[:1])
         caught_up = self._intake.caught_up()
         # Before the batch is stored: over an empty store a backfill is through at once.
         filled = self._fill(towers, frozenset() if fetched and fetched.known else caught_up)
@@ -150,12 +152,20 @@ class EnrichmentWorker:
             self._produce_states(self._flush.retract(versions))
             self._settle()
 
+    def _follow_serving(self, serving: list[str]) -> None:
+        """Whoever folds our events silently asks the serving tower of its own time what we turned down."""
+        if serving != self._serving and self._serving:
+            self._flush.hasten()
+        self._serving = serving
+
     def _step(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
         """Enrich a batch while the one before it is on its way; then settle that one and let this one go."""
         if fetched.known:
             self._catch_up(fetched, towers)
         formats = self._clients.formats
         enriched = enrich(fetched.batches, self._store, towers, self._clock, formats, self._tiers)
+        for left in enriched.left_out:
+            self._backfill.lost(left.version, left.partitions)
         self._settle()
         start = self._clock()
         self._store.put_many(
@@ -278,10 +288,11 @@ class EnrichmentWorker:
         self._outlet.produce_rows(chunk.rows)
         self._in_flight.rows[chunk.ordinal] += len(chunk.rows)
         self._in_flight.meta |= chunk.meta()
-        self._report.backfilled(chunk.ordinal, chunk.rows)
-        if chunk.progress.done:
+        self._report.backfilled(chunk.ordinal, chunk.rows, chunk.left_out)
+        if (progress := chunk.progress).done:
             self._flush.hasten()
-            log.info("tower %s has a row of every Pin (%d)", chunk.version[:12], chunk.progress.pins)
+            said = f"all but {progress.failed} Pins" if progress.failed else "every Pin"
+            log.info("tower %s has a row of %s (%d)", chunk.version[:12], said, progress.pins)
         return True
 
     def _tell(self, versions: Sequence[str], *, idle: bool) -> None:

@@ -1,5 +1,6 @@
 """What a worker tells the world: metrics, its status file and the events that count its embeddings."""
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from schemas.skew import EmbeddingsCounted
 from .backfill import Progress
 from .embedded_rows import EmbeddedRows
 from .embedded_tiers import EmbeddedTiers
-from .enrichment import Clock, Enriched, PinEmbedder
+from .enrichment import Clock, Enriched, LeftOut, PinEmbedder
 from .fetched import Fetched
 from .in_flight import InFlight
 from .sources import SourceBatch
@@ -19,6 +20,8 @@ from .telemetry import EnrichmentTelemetry, tower_label
 from .tower_costs import TowerCosts
 from .worker_settings import Times, WorkerSettings
 from .worker_status import Facts, StatusMeter, WorkerStatus
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -41,6 +44,8 @@ class WorkerReport:
         self._counted_from_ms = times.wall_ms()
         self._meter = StatusMeter(settings.name, self._counted_from_ms, clock)
         self._tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
+        self._left_out = Counter[str]()
+        self._left_out_pin: dict[str, int] = {}
 
     def metered(self, towers: Sequence[PinEmbedder]) -> list[PinEmbedder]:
         """The same towers; what their forwards cost is counted."""
@@ -65,18 +70,41 @@ class WorkerReport:
         self._telemetry.batch_events.observe(events)
         self._meter.add(events, len(enriched.letters))
         self._tally(enriched, versions)
+        for left in enriched.left_out:
+            self._leave_out(left)
 
     def _tally(self, enriched: Enriched, versions: Sequence[str]) -> None:
-        """A Pin has one row of each tower, so the rows of a tier are as many as its Pins."""
+        """A Pin has one row of each tower, but for those that a tower has left out."""
         for place, rows in enumerate(enriched.rows):
             self._costs.produced(place, rows)
         for tier, pins in self._tiers.counts(enriched.embedded_ids).items():
             tally = self._tallies[tier]
             tally.pins += pins
             tally.rows.update(dict.fromkeys(versions, pins))
+        for left in enriched.left_out:
+            for tier, pins in self._tiers.counts(left.pin_ids).items():
+                self._tallies[tier].rows[left.version] -= pins
 
-    def backfilled(self, place: int, rows: EmbeddedRows) -> None:
+    def _leave_out(self, left: LeftOut) -> None:
+        """Counted now, said with the next status: a tower that fails on every Pin is one line an interval."""
+        self._telemetry.left_out.labels(tower_label(left.place)).inc(len(left.pin_ids))
+        self._left_out[left.version] += len(left.pin_ids)
+        self._left_out_pin[left.version] = int(left.pin_ids[0])
+
+    def _say_left_out(self) -> None:
+        for version, count in self._left_out.items():
+            log.warning(
+                "tower %s could not embed %d Pins, such as %d: they get no row of it",
+                version[:12],
+                count,
+                self._left_out_pin[version],
+            )
+        self._left_out.clear()
+
+    def backfilled(self, place: int, rows: EmbeddedRows, left_out: LeftOut | None = None) -> None:
         """A chunk of a backfill is on its way."""
+        if left_out is not None:
+            self._leave_out(left_out)
         self._costs.produced(place, rows, backfill=True)
         self._telemetry.backfilled.labels(tower_label(place)).inc(len(rows))
 
@@ -107,8 +135,9 @@ class WorkerReport:
             self._telemetry.lag.labels(topic).set(behind)
         for ordinal, version in enumerate(versions):
             progress = backfills.get(version)
-            done = progress is not None and progress.done
+            done = progress is not None and progress.done and not progress.lacking
             self._telemetry.backfill_complete.labels(tower_label(ordinal)).set(done)
+        self._say_left_out()
         resident = self._times.resident_bytes()
         self._telemetry.rss_bytes.set(resident)
         written_at_ms, costs = self._times.wall_ms(), self._costs.by_version

@@ -17,6 +17,8 @@ class BackfillStatus(BaseModel):
 
     pins: int
     done: bool
+    failed: int = 0
+    """Pins that it could not embed. Of a candidate they have to be 0 before a snapshot of it is cut."""
 
 
 class TowerStatus(BaseModel):
@@ -98,7 +100,7 @@ class StatusMeter:
             lag_events=facts.lag_events,
             partitions=facts.partitions,
             backfills={
-                version: BackfillStatus(pins=one.pins, done=one.done)
+                version: BackfillStatus(pins=one.pins, done=one.done, failed=one.failed)
                 for version, one in facts.backfills.items()
             },
             live=list(facts.live),

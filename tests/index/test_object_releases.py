@@ -295,6 +295,26 @@ def test_a_release_that_is_being_deleted_is_not_published(workshop: StoreWorksho
     assert workshop.releases.current() == old
 
 
+def test_discarding_deletes_what_was_sent_up_and_lost_its_race(
+    workshop: StoreWorkshop, elsewhere: ObjectReleases, objects: Objects
+) -> None:
+    live = workshop.published(rows_of(10, seed=1), 1).release_id
+    lost = workshop.build(rows_of(10, seed=2), 2).release_id
+
+    def die_before_the_move(moment: str, operation: str, key: str) -> None:
+        if key.startswith("audit/") and operation == "put_if_absent":
+            raise RetryableError("gone")
+
+    with pytest.raises(RetryableError):
+        workshop.elsewhere(workshop.root, Flaky(objects, die_before_the_move)).publish(
+            lost, actor="a", reason="r"
+        )
+    assert elsewhere.list() == [live, lost]
+    assert workshop.releases.discard([live, lost]) == [lost]
+    assert elsewhere.list() == workshop.releases.list() == [live]
+    assert _keys(objects, f"releases/{lost}") == []
+
+
 def test_a_half_uploaded_release_is_left_alone_until_its_time_is_up(tmp_path: Path, objects: Objects) -> None:
     patient = StoreWorkshop(tmp_path / "a", objects=objects)
     hasty = StoreWorkshop(tmp_path / "b", objects=objects, grace_seconds=-1e10)

@@ -135,6 +135,16 @@ def test_retaining_keeps_the_newest_the_live_one_and_its_predecessor(workshop: W
     assert workshop.releases.rollback(actor="a", reason="r").release_id == first
 
 
+def test_discarding_deletes_what_was_never_live_and_nothing_else(workshop: Workshop) -> None:
+    first, second = _three(workshop)[:2]
+    built = workshop.build(rows_of(10, seed=9), 3).release_id
+    workshop.releases.rollback(actor="a", reason="r")
+    everything = workshop.releases.list()
+    assert workshop.releases.discard([first, second, built, "20180101T00Z-nothing"]) == [built]
+    assert workshop.releases.list() == [name for name in everything if name != built]
+    assert workshop.releases.discard([built]) == []
+
+
 def test_what_is_live_loads_like_any_release(workshop: Workshop) -> None:
     release = workshop.published(rows_of(30), 1, kind="ivf").release_id
     assert len(load_index(workshop.releases, release, registry_hash=REGISTRY)) == 30

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from index.contents import read_release
 from index.releases import AUDIT, CURRENT, ReleaseStore
 from schemas.errors import Refused
 from tests.index.builders import OTHER_REGISTRY, REGISTRY, TOWER_A, Workshop, reseal, rows_of, unshare
@@ -234,3 +236,22 @@ def test_a_rollback_from_a_current_that_nobody_audited_is_refused(tmp_path: Path
 
     assert refused.value.code == "bad_current"
     assert (store.root / "CURRENT").read_text() == "somebody-elses-idea"
+
+
+def test_a_release_that_is_deleted_while_it_is_checked_does_not_go_live(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = workshop.build(rows_of(10, seed=1), 1).release_id
+    live = workshop.published(rows_of(10, seed=2), 1).release_id
+    rival = ReleaseStore(workshop.releases.root)
+
+    def read_then_cleared_away(*args: Any) -> Any:
+        contents = read_release(*args)
+        assert rival.retain(0) == [old]
+        return contents
+
+    monkeypatch.setattr("index.releases.read_release", read_then_cleared_away)
+    with pytest.raises(Refused, match="not_ready"):
+        workshop.releases.publish(old, actor="a", reason="back to the old one")
+    assert rival.current() == live
+    assert [move.release_id for move in rival.audit()] == [live]

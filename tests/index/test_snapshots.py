@@ -1,5 +1,8 @@
 """The same rows give the same bytes and the same id, and come back as they were."""
 
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from index import snapshots
 from index.row_files import ATTRIBUTES_FILE, VECTORS, SnapshotRows
 from index.snapshots import (
+    delete_snapshot,
     hour_name,
     list_snapshots,
     newest_of_tiers,
@@ -16,7 +21,9 @@ from index.snapshots import (
     retain_snapshots,
     snapshot_manifest,
 )
+from schemas.artefacts import READY
 from schemas.errors import Refused
+from schemas.manifests import SnapshotManifest
 from tests.index.builders import FIRST_HOUR_MS, TOWER_A, TOWER_B, Workshop, rows_of
 
 
@@ -162,6 +169,59 @@ def test_retention_keeps_the_newest_of_each_tower_version_and_leaves_other_tiers
     assert sorted(deleted) == sorted(cut.snapshot_id for cut in cuts[:2])
     assert list_snapshots(workshop.snapshots) == sorted(cut.snapshot_id for cut in cuts[2:])
     assert retain_snapshots(workshop.snapshots, "another-tier", 1) == []
+
+
+def test_two_that_clean_up_at_once_share_the_work_and_neither_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop = Workshop(tmp_path)
+    cuts = [workshop.cut(rows_of(20 + hour), hour).snapshot_id for hour in range(6)]
+    answers: list[list[str]] = [[], []]
+    listed = threading.Barrier(2, timeout=30)
+    real = snapshots._readable
+
+    def listed_by_both(root: Path) -> list[SnapshotManifest]:
+        found = real(root)
+        listed.wait()
+        return found
+
+    monkeypatch.setattr(snapshots, "_readable", listed_by_both)
+
+    def clean_up(number: int) -> None:
+        answers[number] = retain_snapshots(workshop.snapshots, "realtime", 1)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(clean_up, number) for number in range(2)]:
+            done.result()
+    assert sorted(answers[0] + answers[1]) == cuts[:-1], "each was deleted by one of them"
+    assert [path.name for path in workshop.snapshots.iterdir()] == cuts[-1:]
+
+
+def test_a_snapshot_that_others_delete_at_the_same_time_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop = Workshop(tmp_path)
+    snapshot = workshop.cut(rows_of(20)).snapshot_id
+    real = shutil.rmtree
+
+    def rival_first(path: Path) -> None:
+        if (path / VECTORS).is_file():
+            (path / VECTORS).unlink()
+            raise FileNotFoundError(path / VECTORS)
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rival_first)
+    assert delete_snapshot(workshop.snapshots, snapshot)
+    assert not (workshop.snapshots / snapshot).exists()
+    assert not delete_snapshot(workshop.snapshots, snapshot)
+
+
+def test_what_a_deletion_that_died_left_is_deleted(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    snapshot = workshop.cut(rows_of(20)).snapshot_id
+    (workshop.snapshots / snapshot / READY).unlink()
+    assert not delete_snapshot(workshop.snapshots, snapshot)
+    assert not (workshop.snapshots / snapshot).exists()
 
 
 def test_of_older_snapshots_the_last_of_each_day_is_kept_for_some_days(tmp_path: Path) -> None:

@@ -192,3 +192,20 @@ def test_appending_removes_what_a_crash_cut_short(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"tw")
     append_durably(path, b"three")
     assert path.read_bytes() == b"one\nthree\n"
+
+
+@pytest.mark.parametrize("name", [READY, MANIFEST])
+def test_one_that_is_deleted_while_its_manifest_is_read_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    _publish(tmp_path / "note")
+    real = Path.read_bytes
+
+    def gone_by_then(path: Path) -> bytes:
+        if path.name == name:
+            path.unlink()
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", gone_by_then)
+    with pytest.raises(Refused, match="not_ready"):
+        read_manifest(tmp_path / "note", Note)

@@ -24,6 +24,8 @@ class FakeFeed:
         }
         self.first: dict[str, dict[int, int]] = {PIN_EMBEDDED.name: {0: 0, 1: 0}, PIN_FEATURES.name: {0: 0}}
         self.down = False
+        self.silent: set[str] = set()
+        """Topics whose ends nobody tells."""
         self.assigned: list[Offsets] = []
         self.read_count = 1_000
         self.closed = False
@@ -45,6 +47,8 @@ class FakeFeed:
     def spans(self, topics: Sequence[str]) -> Spans:
         if self.down:
             raise RetryableError("nobody answers")
+        if self.silent.intersection(topics):
+            raise RetryableError("that topic does not answer")
         return {
             topic: {part: (self.first[topic][part], len(log)) for part, log in self.log[topic].items()}
             for topic in topics

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 import orjson
 import pytest
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from schemas.ranking import Problem, RankResponse
 from serving.app import create_app
@@ -22,7 +22,7 @@ TOWER = version("tower")
 class Caller:
     """A synchronous client of an ASGI application that turns nothing into an exception."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: Starlette) -> None:
         self._runner = asyncio.Runner()
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://server")

@@ -7,6 +7,7 @@ import pytest
 
 from features.pin_state import STATUS_CODES
 from index.delta_fold import NO_VERSION, DeltaFold
+from schemas.errors import RetryableError
 from schemas.manifests import Offsets
 from schemas.ranking import RankRequest
 from serving.answers import log_of, response_of
@@ -330,6 +331,91 @@ def test_every_release_that_is_open_stays_new(room: Room, assembly: Assembly) ->
     room.change(1, status=STATUS_CODES["paused"])
     held[1].close()
     assert [len(one.inventory().search(QUERY, 0, NOON_MS, 5).rows) for one in (held[0], held[2])] == [1, 1]
+
+
+def found_pins(release: LiveRelease) -> list[int]:
+    view = release.inventory()
+    return sorted(view.describe(view.search(QUERY, 0, NOON_MS, 20).rows).pin_id.tolist())
+
+
+def arrive(room: Room, assembly: Assembly, release_id: str, offsets: Offsets) -> LiveRelease:
+    """A release of Pins 100 and 101 is loaded."""
+    index = fake_index(release_id, TOWER, pins(2))
+    index.manifest = index.manifest.model_copy(update={"offsets": offsets})
+    release = live(index, assembly)
+    room.follower.prepare(release)
+    return release
+
+
+STATES: Offsets = {"pin.features.v1": {0: 0}}
+"""Of a release that needs that topic too."""
+
+
+def test_releases_that_come_while_the_broker_is_away_are_all_followed(room: Room, assembly: Assembly) -> None:
+    room.feed.down = True
+    held = [arrive(room, assembly, name, {}) for name in ("r1", "r2", "r3")]
+    assert room.status("waiting_releases") == ["r1", "r2", "r3"]
+    held[1].close()
+    room.feed.down = False
+    room.change(1, status=STATUS_CODES["deleted"])
+    # r1 is what a rollback makes current again.
+    assert [found_pins(one) for one in (held[0], held[2])] == [[100], [100]]
+    assert (room.status("release_id"), room.status("waiting_releases")) == ("r3", [])
+
+
+def test_a_release_that_was_closed_meanwhile_is_not_followed(room: Room, assembly: Assembly) -> None:
+    room.feed.silent = {"pin.features.v1"}
+    arrive(room, assembly, "r1", STATES).close()
+    room.feed.silent = set()
+    room.follower.turn()
+    assert (room.status("release_id"), room.status("waiting_releases")) == (None, [])
+
+
+def test_one_that_cannot_be_followed_yet_keeps_no_other_from_it(room: Room, assembly: Assembly) -> None:
+    room.feed.silent = {"pin.features.v1"}
+    first, second = arrive(room, assembly, "r1", STATES), arrive(room, assembly, "r2", {})
+    room.change(1, status=STATUS_CODES["paused"])
+    assert (found_pins(first), found_pins(second)) == ([100, 101], [100])
+    assert (room.status("release_id"), room.status("waiting_releases")) == ("r2", ["r1"])
+    room.feed.silent = set()
+    room.follower.turn()
+    # The one that came later stays the newest.
+    assert (found_pins(first), room.status("release_id")) == ([100], "r2")
+    assert (room.status("waiting_releases"), room.status("error")) == ([], "")
+
+
+def test_what_is_followed_is_read_on_while_the_next_one_waits_and_status_says_what_that_lacks(
+    room: Room, assembly: Assembly, clock: FakeClock
+) -> None:
+    first = arrive(room, assembly, "r1", {})
+    room.feed.silent = {"pin.features.v1"}
+    second = arrive(room, assembly, "r2", STATES)
+    clock.now += 30_000
+    room.change(1, status=STATUS_CODES["paused"])
+    assert (found_pins(first), found_pins(second)) == ([100], [100, 101])
+    assert (room.status("error"), room.status("lag_seconds")) == ("that topic does not answer", 30.0)
+    assert room.shown[-1].caught_up_at_ms == NOON_MS
+    room.feed.silent = set()
+    room.follower.turn()
+    assert (found_pins(second), room.status("lag_seconds")) == ([100], 0.0)
+
+
+def test_a_release_whose_reading_cannot_begin_is_not_taken_for_caught_up(
+    room: Room, assembly: Assembly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room.change(1, status=STATUS_CODES["paused"])
+    arrive(room, assembly, "r1", room.feed.ends())
+
+    def breaks(_: Offsets) -> None:
+        raise RetryableError("not now")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(room.feed, "read_from", breaks)
+        second = arrive(room, assembly, "r2", {})
+    assert (room.status("swapped_behind"), room.status("release_id")) == (1, "r1")
+    assert found_pins(second) == [100, 101]
+    room.follower.turn()
+    assert (found_pins(second), room.status("release_id")) == ([100], "r2")
 
 
 def test_the_thread_reads_and_ends(parts: ServingParts, assembly: Assembly, clock: FakeClock) -> None:

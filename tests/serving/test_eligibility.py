@@ -89,6 +89,7 @@ def test_an_exhausted_budget_leaves_retrieval_for_that_day_only() -> None:
 def test_a_new_release_starts_from_what_the_ledger_says() -> None:
     ledger = SpendLedger()
     # Pin 101 has 10,000,000 a day and bids 10,000: with 9,990,001 spent it cannot pay once more.
-    ledger.charge(ledger.day_of(NOON_MS), [Charge(101, 2, 9_990_001), Charge(102, 3, 9_990_000)])
+    today = ledger.day_of(NOON_MS)
+    ledger.charge(today, [Charge(101, 2, 9_990_001), Charge(102, 3, 9_990_000)], today=today)
     mask = Eligibility(pins(4), RESERVE, ledger).mask(1, NOON_MS)
     assert mask.codes.tolist() == [0, Rule.BUDGET_EXHAUSTED, 0, 0]

@@ -22,6 +22,7 @@ from .fakes import DIMENSION, NOON_MS, REGISTRY_HASH, Records, fake_index, live,
 
 TOWER, OTHER = version("tower"), version("other tower")
 QUERY = np.array([1, 0, 0, 0], np.float32)
+TODAY = SpendLedger.day_of(NOON_MS)
 
 
 def changes(rows: Records, dots: list[float], *, tower: str = TOWER) -> EmbeddedBatch:
@@ -113,7 +114,7 @@ def test_a_budget_that_runs_out_takes_rows_of_both_kinds_out(assembly: Assembly)
 
 def test_a_budget_cut_below_what_was_spent_takes_the_pin_out(assembly: Assembly) -> None:
     release = live(fake_index("r1", TOWER, pins(3)), assembly)
-    assembly.ledger.charge(SpendLedger.day_of(NOON_MS), [Charge(101, 2, 50_000)])
+    assembly.ledger.charge(TODAY, [Charge(101, 2, 50_000)], today=TODAY)
     view = lay_over(release, changes(pins(3, daily_budget_micros=55_000)[1:2], [0.5]))
     assert found_pins(view) == [100, 102]
 
@@ -170,7 +171,7 @@ def test_it_answers_as_a_rebuilt_release(
     """Pain 5: nothing has to be rebuilt, locked or copied for a change to be searchable, exactly."""
     ledger = SpendLedger()
     assembly = Assembly(REGISTRY_HASH, AuctionPolicy(), ledger, lambda: NOON_MS)
-    ledger.charge(SpendLedger.day_of(NOON_MS), [Charge(100 + pin, 1, 45_000) for pin in spent])
+    ledger.charge(TODAY, [Charge(100 + pin, 1, 45_000) for pin in spent], today=TODAY)
     state, dots, known = pins(_COUNT), np.arange(_COUNT) / 8, np.isin(np.arange(_COUNT), sorted(held))
     base = live(fake_index("r1", TOWER, state[known].copy(), dots[known]), assembly)
     fold = DeltaFold(1_000)

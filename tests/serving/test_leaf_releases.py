@@ -10,6 +10,7 @@ from schemas.errors import Refused, RetryableError
 from serving.clock import Clock
 from serving.inventory import Inventory
 from serving.leaf_releases import ASKED_SECONDS, Attempt, HeldReleases, LeafWatcher, NotHeld
+from serving.release_watcher import REFUSED_SECONDS
 
 
 @dataclass
@@ -113,7 +114,7 @@ def test_a_rollback_to_the_previous_release_loads_nothing(world: World) -> None:
     assert world.held.ids() == ("c", "a")
 
 
-def test_a_refused_release_leaves_what_is_held_and_is_not_tried_again(world: World) -> None:
+def test_a_refused_release_leaves_what_is_held_and_is_not_tried_at_every_look(world: World) -> None:
     world.fails["b"] = Refused("checksum", "these bytes", "others", "copy it again")
     world.publish("a", "b")
     assert world.held.ids() == ("a",)
@@ -123,6 +124,33 @@ def test_a_refused_release_leaves_what_is_held_and_is_not_tried_again(world: Wor
     assert (last.release_id, last.refusal.code) == ("b", "checksum")
     world.publish("c")
     assert world.held.ids() == ("c", "a"), "what was refused is nobody's predecessor"
+
+
+def test_a_refused_release_that_was_mended_is_held_without_a_move_of_current(world: World) -> None:
+    world.fails["b"] = Refused("bad_checksum", "these bytes", "others", "publish it again")
+    world.publish("a", "b")
+    for _ in range(5):
+        world.now += REFUSED_SECONDS
+        world.watcher.check()
+    assert [attempt.release_id for attempt in world.told] == ["a", "b"], "told once"
+    world.fails["b"] = Refused("missing_file", "a file", "none", "publish it again")
+    world.now += REFUSED_SECONDS
+    world.watcher.check()
+    assert [attempt.release_id for attempt in world.told] == ["a", "b", "b"], "another refusal is news"
+    del world.fails["b"]
+    world.now += REFUSED_SECONDS - 1
+    assert (world.watcher.check(), world.held.ids()) == (None, ("a",))
+    world.now += 1
+    world.watcher.check()
+    assert world.held.ids() == ("b", "a")
+
+
+def test_a_refused_release_is_tried_at_once_when_current_comes_back_to_it(world: World) -> None:
+    world.fails["b"] = Refused("bad_checksum", "these bytes", "others", "publish it again")
+    world.publish("a", "b", "a")
+    del world.fails["b"]
+    world.publish("b")
+    assert world.held.ids() == ("b", "a")
 
 
 def test_a_load_that_broke_is_tried_again_after_a_while(world: World) -> None:

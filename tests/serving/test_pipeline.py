@@ -5,6 +5,7 @@ import pytest
 
 from schemas.ranking import RankRequest
 from serving.answers import log_of, response_fields, response_of
+from serving.ledger import DAYS_KEPT
 from serving.live_release import Assembly
 from serving.parts import ServingParts
 from serving.pipeline import NoRelease
@@ -107,6 +108,19 @@ def test_winners_are_charged_and_a_spent_budget_ends_the_ad_for_the_day(
     assert parts.ledger.spent(parts.ledger.day_of(NOON_MS), [100]) == [30_000]
     tomorrow = parts.pipeline.rank(RankRequest(slots=1, occurred_at_ms=NOON_MS + 24 * HOUR_MS))
     assert tomorrow.ads[0].pin_id == 100
+
+
+def test_queries_about_other_days_do_not_give_todays_budgets_back(
+    parts: ServingParts, assembly: Assembly
+) -> None:
+    # Each bids 10,000 and can pay that once a day; with one slot each day sells Pin 100, then 101.
+    attributes = pins(2, daily_budget_micros=10_000)
+    parts.handle.swap(live(fake_index("r1", TOWER, attributes, [0.0, 0.0]), assembly))
+    winners = [ad.pin_id for _ in range(3) for ad in parts.pipeline.rank(RankRequest(slots=1)).ads]
+    assert winners == [100, 101]
+    for days in range(-DAYS_KEPT, DAYS_KEPT + 1):
+        parts.pipeline.rank(RankRequest(slots=1, occurred_at_ms=NOON_MS + days * 24 * HOUR_MS))
+    assert parts.pipeline.rank(RankRequest(slots=1)).ads == ()
 
 
 def test_what_the_route_sends_is_a_valid_response(parts: ServingParts, assembly: Assembly) -> None:

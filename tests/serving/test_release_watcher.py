@@ -11,7 +11,7 @@ from index.object_store import StoreRefused
 from schemas.errors import Refused, RetryableError
 from serving.live_release import Assembly, Awaiting, LiveRelease, Served
 from serving.parts import ServingParts
-from serving.release_watcher import RETRY_SECONDS, ReleaseWatcher, Source
+from serving.release_watcher import REFUSED_SECONDS, RETRY_SECONDS, ReleaseWatcher, Source
 from serving.swaps import SwapHistory
 from serving.telemetry import ServingTelemetry
 
@@ -30,6 +30,7 @@ class World:
         self.unreadable: Exception | None = None
         self.shelf: dict[str, FakeIndex | Exception] = {}
         self.loads: list[str] = []
+        self.load_seconds = 0.0
         self.assembly = assembly
         self.metrics = CollectorRegistry()
         self.history = SwapHistory()
@@ -51,6 +52,7 @@ class World:
 
     def load(self, release_id: str) -> LiveRelease:
         self.loads.append(release_id)
+        self.clock.steady += self.load_seconds
         found = self.shelf[release_id]
         if isinstance(found, Exception):
             raise found
@@ -91,7 +93,64 @@ def test_it_serves_what_current_names(world: World) -> None:
     ]
 
 
-def test_a_refused_release_leaves_the_old_one_and_is_tried_once(world: World) -> None:
+def _refusals(world: World, reason: str) -> float | None:
+    labels = {"result": "refused", "reason": reason}
+    return world.metrics.get_sample_value("skewless_index_swaps_total", labels)
+
+
+def test_a_refused_release_that_was_mended_is_served_without_a_move_of_current(world: World) -> None:
+    world.point_at("r1")
+    whole, world.shelf["r2"] = world.shelf["r2"], REFUSAL
+    world.point_at("r2")
+    for _ in range(5):
+        world.clock.steady += REFUSED_SECONDS
+        world.watcher.check()
+        world.watcher.check()
+    assert world.loads == ["r1"] + ["r2"] * 6, "once a minute, however often it looks"
+    assert _refusals(world, REFUSAL.code) == 1, "an alert on new refusals hears of it once"
+    assert [swap.release_id for swap in world.history.newest_first()] == ["r2", "r1"]
+    world.shelf["r2"] = whole
+    world.clock.steady += REFUSED_SECONDS
+    world.watcher.check()
+    assert world.serving() == "r2"
+    assert [swap.result for swap in world.history.newest_first()] == ["served", "refused", "served"]
+
+
+def test_another_refusal_of_the_same_release_is_told(world: World) -> None:
+    world.shelf["r1"] = Refused("bad_checksum", "these bytes", "others", "Publish it again.")
+    world.point_at("r1")
+    world.shelf["r1"] = Refused("missing_file", "a file", "none", "Publish it again.")
+    for _ in range(3):
+        world.clock.steady += REFUSED_SECONDS
+        world.watcher.check()
+    assert [swap.code for swap in world.history.newest_first()] == ["missing_file", "bad_checksum"]
+    assert (_refusals(world, "bad_checksum"), _refusals(world, "missing_file")) == (1, 1)
+
+
+def test_a_refusal_that_took_long_is_repeated_the_more_rarely(world: World) -> None:
+    world.shelf["r1"], world.load_seconds = REFUSAL, 30.0
+    world.point_at("r1")
+    world.clock.steady += 299.0
+    world.watcher.check()
+    assert world.loads == ["r1"]
+    world.clock.steady += 2.0
+    world.watcher.check()
+    assert world.loads == ["r1", "r1"], "ten times as long as it took"
+
+
+def test_a_store_that_is_away_between_two_refusals_does_not_make_the_second_news(world: World) -> None:
+    world.shelf["r1"] = REFUSAL
+    world.point_at("r1")
+    world.shelf["r1"] = AWAY
+    world.clock.steady += REFUSED_SECONDS
+    world.watcher.check()
+    world.shelf["r1"] = REFUSAL
+    world.clock.steady += RETRY_SECONDS[0]
+    world.watcher.check()
+    assert [swap.code for swap in world.history.newest_first()] == ["load_failed", REFUSAL.code]
+
+
+def test_a_refused_release_leaves_the_old_one_and_is_not_tried_at_every_look(world: World) -> None:
     world.shelf["r2"] = REFUSAL
     world.point_at("r1")
     world.point_at("r2")

@@ -1,9 +1,11 @@
 """A root and leaves that misbehave in every way: what is asked, what is waited for, what is counted."""
 
+import logging
+import resource
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import perf_counter
@@ -276,3 +278,69 @@ def test_only_a_whole_reply_is_one(reply: bytes, expected: Reply | Failure) -> N
         thread.join()
     endpoint.close()
     assert outcome == expected
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing more: 0 to 2 are taken, and what is above is beyond the limit."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def comes_true(condition: Callable[[], bool]) -> bool:
+    return any(condition() or threading.Event().wait(0.005) for _ in range(2_000))
+
+
+def test_without_file_descriptors_kept_connections_go_on(world: World) -> None:
+    root = world.root(deadline_seconds=10)
+    assert ask(root) == [1, 2]
+    with no_descriptors():
+        root.look()
+        assert ask(root) == [1, 2]
+
+
+def test_a_socket_that_cannot_be_had_is_an_outcome_and_is_said_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoints = [Endpoint((HOST, leaf.server.server_port)) for leaf in world.leaves]
+    asked = [(endpoint, get_bytes("/")) for endpoint in endpoints]
+    with caplog.at_level(logging.WARNING), no_descriptors():
+        outcomes = [ask_all(asked, perf_counter() + 10, perf_counter) for _ in range(3)]
+    assert outcomes == [[Failure.UNREACHABLE] * 2] * 3
+    assert ["Too many open files" in record.message for record in caplog.records] == [True, True]
+    assert all(isinstance(one, Reply) for one in ask_all(asked, perf_counter() + 10, perf_counter))
+    for endpoint in endpoints:
+        endpoint.close()
+
+
+def test_what_looks_after_the_leaves_outlives_a_moment_without_file_descriptors(world: World) -> None:
+    for leaf in world.leaves:
+        # So every look needs a new connection.
+        leaf.closes = True
+    root = world.root(poll_seconds=0.005, look_seconds=0.2)
+    root.start()
+    with no_descriptors():
+        assert comes_true(lambda: not any(leaf["up"] for leaf in root.status()))
+    assert comes_true(lambda: all(leaf["up"] for leaf in root.status()))
+
+
+def test_what_looks_after_the_leaves_outlives_whatever_breaks(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, broke = world.root(poll_seconds=0.005, look_seconds=10), threading.Event()
+    root.start()
+
+    def breaks(*_: object, **__: object) -> None:
+        broke.set()
+        raise OSError("of a kind that nobody thought of")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RootTelemetry, "leaf_is", breaks)
+        assert broke.wait(10)
+        world.leaves[0].held = ["r2"]
+    assert comes_true(lambda: root.status()[0]["held"] == ["r2"])
+    assert any("nobody thought of" in str(record.exc_info) for record in caplog.records)

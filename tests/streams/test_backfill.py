@@ -139,6 +139,71 @@ def test_a_pin_that_cannot_be_embedded_is_left_out_and_a_broken_tower_is_refused
         Backfill(_store(20), 20).next_chunk([FakePinTower(poison=frozenset(range(20)))], ALL)
 
 
+def test_a_candidate_that_fails_stops_nothing_and_its_partitions_are_not_called_complete() -> None:
+    store, broken = _store(40), FakePinTower(version=VERSION_B, poison=frozenset(range(1, 40, 2)))
+    backfill = Backfill(store, 20)
+    rows = _drain(backfill, store, [OLD, broken])
+    assert [pin for version, pin in rows if version == "a"] == list(range(40))
+    assert [pin for version, pin in rows if version == "b"] == list(range(0, 40, 2))
+    backfill.acknowledged()
+    assert [backfill.embedded(number) for number in range(4)] == [[VERSION_A, VERSION_B], [VERSION_A]] * 2
+    progress = backfill.progress[VERSION_B]
+    assert (progress.done, progress.lacking, progress.failed, progress.pins) == (True, (1, 3), 20, 20)
+    assert _drain(backfill, store, [OLD, broken]) == []  # nobody goes round in circles
+
+
+def test_a_candidate_that_embeds_nothing_is_passed_over_to_the_end() -> None:
+    store, broken = _store(40), FakePinTower(version=VERSION_B, poison=frozenset(range(40)))
+    backfill = Backfill(store, 20)
+    assert {version for version, _ in _drain(backfill, store, [OLD, broken])} == {"a"}
+    backfill.acknowledged()
+    assert backfill.embedded(0) == [VERSION_A]
+
+
+def test_what_a_candidate_lacked_is_tried_again_at_the_next_start() -> None:
+    store, broken = _store(8), FakePinTower(version=VERSION_B, poison=frozenset({1}))
+    before = Backfill(store, 3)
+    _drain(before, store, [OLD, broken])
+    assert _run(_restarted(before, store, 3), store) == [("b", 1), ("b", 5)]
+
+
+def test_a_pass_that_was_cut_short_does_not_forget_what_it_could_not_embed() -> None:
+    store, broken = _store(8), FakePinTower(version=VERSION_B, poison=frozenset({1}))
+    backfill = Backfill(store, 3)
+    while (chunk := backfill.next_chunk([OLD, broken], ALL)) is not None:
+        _save(store, chunk)
+        if chunk.version == VERSION_B and chunk.progress.after == 2:
+            break
+    again = Backfill(store, 3)
+    again.begin({number: _checkpoint(number, [VERSION_A]) for number in ALL})
+    assert _drain(again, store, [OLD, broken]) == [("b", pin) for pin in range(3, 8)]
+    again.acknowledged()
+    assert [again.embedded(number) for number in range(4)] == [
+        [VERSION_A, VERSION_B], [VERSION_A], [VERSION_A, VERSION_B], [VERSION_A, VERSION_B]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("when", ["before", "under way", "after"])
+def test_a_partition_in_which_an_event_got_no_row_is_complete_no_longer(when: str) -> None:
+    store = _store(8)
+    backfill = Backfill(store, 3)
+    if when == "before":
+        backfill.lost(VERSION_B, {2})
+    while (chunk := backfill.next_chunk([OLD, NEW], ALL)) is not None:
+        _save(store, chunk)
+        if when == "under way" and chunk.version == VERSION_B and chunk.progress.after == 2:
+            backfill.lost(VERSION_B, {2})
+    backfill.acknowledged()
+    if when == "after":
+        backfill.lost(VERSION_B, {2})
+        backfill.acknowledged()
+    # A pass that began after it has embedded that Pin's state as it is now.
+    lacks = when != "before"
+    assert backfill.embedded(2) == ([VERSION_A] if lacks else [VERSION_A, VERSION_B])
+    assert _drain(backfill, store, [OLD, NEW]) == []
+    assert _run(_restarted(backfill, store, 3), store) == ([("b", 2), ("b", 6)] if lacks else [])
+
+
 def _restarted(before: Backfill, store: MemoryStore, chunk_pins: int) -> Backfill:
     """A process that finds what the one before it has told in its checkpoints."""
     before.acknowledged()

@@ -3,11 +3,18 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from features.pin_state import PIN_RECORD
+from features.store import MemoryStore
 from index.embedding_table import EmbeddingTable
 from index.snapshots import ATTRIBUTES, SnapshotRows
+from schemas.events import PinChanged
 from streams.cut_gate import CutGate
+from streams.embedded_batches import EmbeddedDecoder, Message
+from streams.enrichment import enrich
 from streams.murmur2 import partitions_of
+from tests.fakes import FakePinTower
 from tests.schemas.examples import VERSION_A, VERSION_B
+from tests.streams.batches import events_batch
 
 C = "c" * 64
 
@@ -54,6 +61,29 @@ def test_rows_are_compared_with_the_previous_cut_and_not_with_newer_rows() -> No
     one.remember(VERSION_A)
 
     assert "older rows than were cut before of 1 Pins" in one.lacks(VERSION_B)
+
+
+def test_a_candidate_waits_for_the_rows_that_it_could_not_embed_and_the_serving_tower_does_not() -> None:
+    """Through the enrichment step: Pin 2 is new to it, Pin 3 it could embed before its last change."""
+    store, decoder = MemoryStore(PIN_RECORD), EmbeddedDecoder()
+    table, one = gate(a={}, b={})
+    table.keep({})
+    table.keep({VERSION_A: 4, VERSION_B: 4})
+    for offset, poison in ((0, {2}), (10, {2, 3})):
+        events = [PinChanged(pin_id=pin, occurred_at_ms=5, status="paused") for pin in (1, 2, 3)]
+        towers = (FakePinTower(), FakePinTower(version=VERSION_B, poison=frozenset(poison)))
+        done = enrich([events_batch(events, first_offset=offset)], store, towers, lambda: 0.0)
+        store.put_many(done.pin_ids, done.records, done.tails)
+        for sent in done.rows:
+            messages = [
+                Message(3, 0, 0, key.encode(), value.encode())
+                for key, value in zip(sent.keys, sent.values, strict=True)
+            ]
+            table.apply(decoder.decode(messages, {VERSION_A: 4, VERSION_B: 4}).batch)
+    one.remember(VERSION_A)
+
+    assert one.lacks(VERSION_A) == ""
+    assert "no row of 1 of 3 Pins (2); older rows than were cut before of 1 Pins" in one.lacks(VERSION_B)
 
 
 def test_a_version_that_was_cut_does_not_wait_for_one_that_never_was() -> None:

@@ -128,24 +128,34 @@ def test_a_pin_that_the_tower_cannot_embed_is_dead_lettered_and_keeps_its_state(
     store = MemoryStore(PIN_RECORD)
     _step(store, events_batch([PinChanged(pin_id=2, occurred_at_ms=5, price_micros=1)]))
     events = [PinChanged(pin_id=pin, occurred_at_ms=6, price_micros=50) for pin in (1, 2, 3, 2)]
-    towers = (FakePinTower(), FakePinTower(version=VERSION_B, poison=frozenset({2})))
+    towers = (FakePinTower(poison=frozenset({2})), FakePinTower(version=VERSION_B))
     enriched = _step(store, events_batch(events, first_offset=1), towers=towers)
     assert [(one.row, one.reason, one.model_version) for one in enriched.letters] == [
-        (1, DeadLetterReason.MODEL_ERROR, VERSION_B),
-        (3, DeadLetterReason.MODEL_ERROR, VERSION_B),
+        (1, DeadLetterReason.MODEL_ERROR, VERSION_A),
+        (3, DeadLetterReason.MODEL_ERROR, VERSION_A),
     ]
     assert [[row.pin_id for row in _rows(enriched, tower)] for tower in (0, 1)] == [[1, 3], [1, 3]]
     records, _, _ = store.get_many(np.array([2]))
     assert (records["price_micros"][0], records["changed_offset"][0]) == (1, 0)
 
 
-def test_a_vector_that_is_not_finite_is_named_as_such_and_told_once_for_two_towers() -> None:
-    class Infinite(FakePinTower):
-        def embed(self, pins: Records, /) -> FakeEmbedded:
-            embedded = super().embed(pins)
-            embedded.vectors[pins["pin_id"] == 2] = np.inf
-            return embedded
+class Infinite(FakePinTower):
+    """Gives infinity for Pin 2."""
 
+    def embed(self, pins: Records, /) -> FakeEmbedded:
+        embedded = super().embed(pins)
+        embedded.vectors[pins["pin_id"] == 2] = np.inf
+        return embedded
+
+
+class Crashing(FakePinTower):
+    """Raises what torch raises."""
+
+    def embed(self, pins: Records, /) -> FakeEmbedded:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_a_vector_that_is_not_finite_is_named_as_such_and_told_once_for_two_towers() -> None:
     batch = events_batch([PinChanged(pin_id=pin, occurred_at_ms=5) for pin in (1, 2)])
     towers = (Infinite(), FakePinTower(version=VERSION_B, poison=frozenset({2})))
     enriched = _step(MemoryStore(PIN_RECORD), batch, towers=towers)
@@ -160,6 +170,68 @@ def test_a_tower_that_fails_on_everything_stops_the_step() -> None:
     batch = events_batch([PinChanged(pin_id=pin, occurred_at_ms=5) for pin in pins])
     with pytest.raises(Refused, match="tower_broken"):
         _step(MemoryStore(PIN_RECORD), batch, towers=(FakePinTower(poison=frozenset(pins)),))
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        FakePinTower(version=VERSION_B, poison=frozenset({2})),
+        FakePinTower(version=VERSION_B, poison=frozenset(range(300))),
+        FakePinTower(version=VERSION_B, poison=frozenset(range(0, 300, 7))),
+        Infinite(version=VERSION_B),
+        Crashing(version=VERSION_B),
+    ],
+)
+def test_no_update_of_the_serving_tower_is_lost_or_changed_because_of_a_candidate(
+    candidate: FakePinTower,
+) -> None:
+    alone, beside = MemoryStore(PIN_RECORD), MemoryStore(PIN_RECORD)
+    serving = FakePinTower(poison=frozenset({5}))
+    for start in (0, 300):
+        events = [
+            PinChanged(pin_id=pin, occurred_at_ms=start + 5, price_micros=start, status="paused")
+            for pin in range(300)
+        ]
+        batch = events_batch(events, first_offset=start)
+        expected = _step(alone, batch, towers=(serving,))
+        enriched = _step(beside, batch, towers=(serving, candidate))
+        assert enriched.rows[0] == expected.rows[0]
+        assert enriched.letters == expected.letters
+        assert [one.row for one in enriched.letters] == [5]
+        # A row of the candidate, or said to be lacking: each Pin that was not turned down is one of them.
+        (left,) = enriched.left_out
+        has = {row.pin_id for row in _rows(enriched, 1)}
+        assert has.isdisjoint(left.pin_ids.tolist())
+        assert has | set(left.pin_ids.tolist()) == set(range(300)) - {5}
+        assert (left.place, left.version, left.partitions) == (1, VERSION_B, frozenset({3}))
+    everything = np.arange(300)
+    for mine, theirs in zip(alone.get_many(everything), beside.get_many(everything), strict=True):
+        assert np.array_equal(np.asarray(mine), np.asarray(theirs))
+
+
+def test_of_a_candidate_that_fails_on_one_pin_no_other_row_is_lacking() -> None:
+    events = [PinChanged(pin_id=pin, occurred_at_ms=5, price_micros=pin) for pin in range(300)]
+    towers = (FakePinTower(), FakePinTower(version=VERSION_B, poison=frozenset({2, 211})))
+    enriched = _step(MemoryStore(PIN_RECORD), events_batch(events), towers=towers)
+    assert enriched.left_out[0].pin_ids.tolist() == [2, 211]
+    assert [row.pin_id for row in _rows(enriched, 1)] == [pin for pin in range(300) if pin not in {2, 211}]
+    rows = [decode_fp16(row.vector) for row in _rows(enriched, 1)]
+    expected = towers[1].embed(enriched.records[np.isin(enriched.pin_ids, [2, 211], invert=True)]).vectors
+    assert rows == [tuple(vector.tolist()) for vector in expected.astype(np.float16)]
+
+
+def test_a_broken_candidate_costs_a_bounded_number_of_forwards() -> None:
+    class Counting(FakePinTower):
+        def embed(self, pins: Records, /) -> FakeEmbedded:
+            forwards.append(len(pins))
+            raise ValueError("broken")
+
+    forwards: list[int] = []
+    events = [PinChanged(pin_id=pin, occurred_at_ms=5) for pin in range(4_096)]
+    towers = (FakePinTower(), Counting(version=VERSION_B))
+    enriched = _step(MemoryStore(PIN_RECORD), events_batch(events), towers=towers)
+    assert len(enriched.left_out[0].pin_ids) == 4_096
+    assert len(forwards) < 160
 
 
 def test_without_a_tower_states_are_folded_and_no_rows_come() -> None:
@@ -216,7 +288,7 @@ def test_a_tower_turns_down_realtime_pins_alone() -> None:
     cold = sorted(set(range(20)) - set(HOT_PINS))
     poison = frozenset({HOT_PINS[1], cold[0]})
     events = [PinChanged(pin_id=pin, occurred_at_ms=5) for pin in range(20)]
-    towers = (FakePinTower(), FakePinTower(version=VERSION_B, poison=poison))
+    towers = (FakePinTower(poison=poison), FakePinTower(version=VERSION_B))
     enriched = _step(store, events_batch(events), towers=towers, tiers=HALF)
     assert [(letter.row, letter.reason) for letter in enriched.letters] == [
         (HOT_PINS[1], DeadLetterReason.MODEL_ERROR)

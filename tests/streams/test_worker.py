@@ -2,6 +2,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_a_new_live_tower_gets_a_row_of_every_stored_pin(kafka: KafkaSettings, t
     assert sorted((row.pin_id, row.price_micros) for row in rows) == [(pin, pin) for pin in range(40)]
     assert len(_rows(kafka)) == 80
     status = json.loads(path.read_text())
-    assert status["backfills"][VERSION_B] == {"pins": 40, "done": True}
+    assert status["backfills"][VERSION_B] == {"pins": 40, "done": True, "failed": 0}
     assert (status["events"], status["lag_events"], status["partitions"]) == (40, 0, 64)
     assert status["live"] == [VERSION_A, VERSION_B]
     costs = [
@@ -131,6 +132,50 @@ def test_a_new_live_tower_gets_a_row_of_every_stored_pin(kafka: KafkaSettings, t
         {"rows": 40, "row_bytes": sizes[1], "backfill_rows": 40},
     ]
     assert all(status["towers"][version]["embed_cpu_seconds"] > 0 for version in (VERSION_A, VERSION_B))
+
+
+@pytest.mark.parametrize("backfill", ["worker", "batch"])
+def test_a_candidate_that_embeds_nothing_stops_neither_the_serving_tower_nor_the_worker(
+    kafka: KafkaSettings, backfill: Literal["worker", "batch"], caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(kafka, 1_000, pins=100, seed=7)
+    towers: list[PinEmbedder] = [FakePinTower()]
+    settings = WorkerSettings(
+        poll_seconds=0.02, backfill=backfill, flush_seconds=0.1, status_interval_seconds=0.05
+    )
+    running = RunningWorker(kafka, MemoryStore(PIN_RECORD), towers, settings)
+    running.wait("rows_total", 100, tower="0")
+    towers.append(FakePinTower(version=VERSION_B, poison=frozenset(range(100))))
+    publish(kafka, 1_000, pins=100, seed=8)
+    running.wait("left_out_pins_total", 100, tower="1")
+    oracle = Oracle().fold(kafka)
+    good = len(read_all(kafka, PIN_CHANGED.name)) - sum(one[0] == PIN_CHANGED.name for one in oracle.poison)
+    running.wait("events_total", good, topic=PIN_CHANGED.name, result="applied")
+    running.stop()
+    counted = check(kafka, oracle, VERSION_A)
+    assert counted["letters"] == counted["poison"]
+    assert {row.tower_version for row in _rows(kafka)} == {VERSION_A}
+    assert running.value("backfill_complete", tower="1") == 0
+    # An empty partition is complete; the last word of each that has Pins is that it is not.
+    checkpoints = [decode(StateCheckpointed, one.value()) for one in read_all(kafka, STATE_CHECKPOINTED.name)]
+    embedded = {one.partition: one.embedded for one in checkpoints}
+    with_pins = {one.partition() or 0 for one in read_all(kafka, PIN_EMBEDDED.name)}
+    assert VERSION_B not in {version for number in with_pins for version in embedded[number]}
+    assert f"tower {VERSION_B[:12]} could not embed" in caplog.text
+
+
+def test_another_serving_tower_is_told_to_the_next_owner_at_once(kafka: KafkaSettings) -> None:
+    """What is folded silently is asked of the serving tower of then: no long time may lie between them."""
+    towers: list[PinEmbedder] = [FakePinTower(), FakePinTower(version=VERSION_B)]
+    settings = WorkerSettings(poll_seconds=0.02, backfill="batch", flush_seconds=1_000.0)
+    running = RunningWorker(kafka, MemoryStore(PIN_RECORD), towers, settings)
+    for first in (0, 40):
+        events = (PinChanged(pin_id=pin, occurred_at_ms=5) for pin in range(first, first + 40))
+        _publish(kafka, *events)
+        running.wait("rows_total", first + 40, tower="1")
+    towers[:] = reversed(towers)
+    running.wait("flushed_rows_total", 80)
+    running.stop()
 
 
 def _bytes(kafka: KafkaSettings, version: str) -> int:

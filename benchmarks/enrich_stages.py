@@ -15,13 +15,13 @@ from models.predictor import PinTower
 from schemas.topics import PIN_CHANGED
 from streams.decoding import DecodedBatch, decode_source
 from streams.embedded_rows import EmbeddedRows, embedded_rows
-from streams.enrichment import TowerOutput, embed_rows
 from streams.kafka import KafkaSettings, consumer_config
 from streams.outlet import Outlet
 from streams.pin_fold import FoldedPins, fold_pins
 from streams.positions import position_meta
 from streams.sources import SourceBatch, enrichment_sources
 from streams.state_cache import CachedStore
+from streams.tower_output import TowerOutput, embed_rows
 
 BATCH = 8192
 BATCHES = 12

@@ -19,7 +19,8 @@ from schemas.states import StateCheckpointed
 
 from .embedded_rows import EmbeddedRows, embedded_rows
 from .embedded_tiers import EVERY_PIN, EmbeddedTiers
-from .enrichment import LeftOut, PinEmbedder, embed_as_placed
+from .enrichment import LeftOut
+from .tower_output import PinEmbedder, embed_as_placed
 
 _LIVE = "live_towers"
 """Store metadata: the tower versions that the batch stored last was embedded with."""

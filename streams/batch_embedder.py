@@ -21,9 +21,9 @@ from .batch_embedding import embed_states
 from .batch_states import Interrupted, PartitionReader, StateSource
 from .embed_status import EmbedMeter, EmbedStatus
 from .embedding_runs import EmbeddingRuns, RunDirectory, run_prefix
-from .enrichment import PinEmbedder
 from .live_gate import Waiting, wait_until_live
 from .topic_reader import Span
+from .tower_output import PinEmbedder
 
 log = logging.getLogger(__name__)
 

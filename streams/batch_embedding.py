@@ -12,8 +12,8 @@ from features.pin_state import STATUS_CODES
 from index.snapshots import ATTRIBUTES, SnapshotRows
 
 from .batch_states import Interrupted, PartitionStates
-from .enrichment import PinEmbedder, embed_rows
 from .sources import Ints
+from .tower_output import PinEmbedder, embed_rows
 
 FAILED_NOT_FINITE = "the tower's vector is not finite"
 FAILED = "the tower cannot embed the Pin"

@@ -14,9 +14,10 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from features.store import RecordStore
 
 from .embedded_tiers import EVERY_PIN, EmbeddedTiers
-from .enrichment import Clock, PinEmbedder, enrich
+from .enrichment import Clock, enrich
 from .positions import Offsets, Partition, Start
 from .sources import Ints, SourceBatch
+from .tower_output import PinEmbedder
 from .wire_format import WireFormats
 
 

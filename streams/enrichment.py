@@ -24,13 +24,8 @@ from .embedded_tiers import EVERY_PIN, EmbeddedTiers
 from .framed_batches import decode_framed
 from .pin_fold import FoldedPins, fold_pins
 from .sources import DeadLetter, Ints, SourceBatch, dead_letter
-from .tower_output import BROKEN_TOWER_PINS, Embedded, PinEmbedder, TowerOutput, embed_as_placed, embed_rows
+from .tower_output import PinEmbedder, TowerOutput, embed_as_placed
 from .wire_format import WireFormats
-
-__all__ = [
-    "BROKEN_TOWER_PINS", "Clock", "Embedded", "Enriched", "LeftOut", "PinEmbedder", "TowerOutput",
-    "embed_as_placed", "embed_rows", "enrich",
-]  # fmt: skip
 
 Clock = Callable[[], float]
 """Monotonic seconds."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from features.pin_state import Records
 
 from .embedded_rows import EmbeddedRows
-from .enrichment import Embedded, PinEmbedder
 from .telemetry import EnrichmentTelemetry, tower_label
+from .tower_output import Embedded, PinEmbedder
 
 _STATM = Path("/proc/self/statm")
 

@@ -18,7 +18,7 @@ from schemas.topics import EMBEDDINGS_COUNTED
 from .backfill import Backfill
 from .catch_up import fold_known
 from .embedded_tiers import EmbeddedTiers
-from .enrichment import Clock, PinEmbedder, enrich
+from .enrichment import Clock, enrich
 from .fetched import Fetched
 from .handover import Assignment, Handover
 from .in_flight import InFlight
@@ -31,6 +31,7 @@ from .state_cache import CachedStore
 from .state_flush import FlushEnvirons, FlushSettings, StateFlush
 from .state_rows import StateRows
 from .telemetry import EnrichmentTelemetry
+from .tower_output import PinEmbedder
 from .trouble import TROUBLE, PartitionsLost
 from .watchdog import Watchdog
 from .worker_report import WorkerReport

@@ -12,12 +12,13 @@ from schemas.skew import EmbeddingsCounted
 from .backfill import Progress
 from .embedded_rows import EmbeddedRows
 from .embedded_tiers import EmbeddedTiers
-from .enrichment import Clock, Enriched, LeftOut, PinEmbedder
+from .enrichment import Clock, Enriched, LeftOut
 from .fetched import Fetched
 from .in_flight import InFlight
 from .sources import SourceBatch
 from .telemetry import EnrichmentTelemetry, tower_label
 from .tower_costs import TowerCosts
+from .tower_output import PinEmbedder
 from .worker_settings import Times, WorkerSettings
 from .worker_status import Facts, StatusMeter, WorkerStatus
 

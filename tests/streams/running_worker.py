@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry
 
 from features.store import RecordStore
-from streams.enrichment import PinEmbedder
 from streams.kafka import KafkaSettings
 from streams.telemetry import EnrichmentTelemetry
+from streams.tower_output import PinEmbedder
 from streams.worker import EnrichmentWorker
 from streams.worker_settings import WorkerSettings
 

@@ -24,10 +24,10 @@ from streams.cut_policy import EventTimeCut
 from streams.cutter import Cutter, CutterSettings, Surroundings
 from streams.embedded_broker import EmbeddedBroker
 from streams.embedded_topic import KafkaEmbeddedTopic
-from streams.enrichment import PinEmbedder
 from streams.kafka import KafkaSettings, consumer_config, producer_config
 from streams.live_gate import Waiting
 from streams.topic_reader import TopicReader
+from streams.tower_output import PinEmbedder
 from tests.fakes import FakePinTower
 from tests.schemas.examples import VERSION_A, VERSION_B
 from tests.streams.embedded_rows_on_a_topic import EPOCH_MS, Letterbox

@@ -14,8 +14,9 @@ from schemas.tiers import Tier, Tiers
 from schemas.topics import PIN_AGGREGATED
 from schemas.vectors import decode_fp16
 from streams.embedded_tiers import EVERY_PIN, EmbeddedTiers
-from streams.enrichment import BROKEN_TOWER_PINS, Enriched, PinEmbedder, enrich
+from streams.enrichment import Enriched, enrich
 from streams.sources import SourceBatch
+from streams.tower_output import BROKEN_TOWER_PINS, PinEmbedder
 from tests.fakes import FakeEmbedded, FakePinTower
 from tests.schemas.examples import FULL_PIN_CHANGED, VERSION_A, VERSION_B, pin_changed
 from tests.streams.batches import events_batch, keyed, source_batch

@@ -27,9 +27,9 @@ from schemas.topics import (
     STATE_CHECKPOINTED,
 )
 from streams.embedded_broker import EmbeddedBroker
-from streams.enrichment import PinEmbedder
 from streams.kafka import KafkaSettings, consumer_config, producer_config
 from streams.outlet import DeliveryFailed
+from streams.tower_output import PinEmbedder
 from streams.worker_settings import WorkerSettings
 from tests.fakes import FakeEmbedded, FakePinTower
 from tests.schemas.examples import VERSION_A, VERSION_B

@@ -82,7 +82,7 @@ def read_tiers(path: Path, default: str) -> Tiers:
         text = path.read_bytes()
     except FileNotFoundError:
         return single_tier(default)
-    except OSError as error:
+    except IsADirectoryError as error:
         raise Refused(
             "bad_tiers", "a file of tiers, or none", f"{path}: {error.strerror}", f"Mend {path}."
         ) from error

@@ -12,6 +12,7 @@ from index.builder import BuildPolicy, BuildReport, build_measured
 from index.canaries import CANARIES, read_canaries
 from index.gates import Gate
 from index.loading import load_index
+from index.release_contract import Moves
 from index.snapshots import falls_behind, newest_of_tiers, retain_snapshots, snapshot_manifest
 from models.live_towers import LockedLiveTowers, locked_live_towers, read_live_towers
 from models.predictor import QueryTower
@@ -152,7 +153,7 @@ class Releaser:
             # Published or not: while releases are refused for days, snapshots go on being cut.
             self._retain(snapshot.tier)
         except (Refused, RetryableError) as error:
-            log.warning("old releases and snapshots stay for now: %s", error)
+            log.warning("old releases and snapshots stay until the next snapshot: %s", error)
 
     def _try(self, snapshot: SnapshotManifest) -> None:
         tried: list[str] = []
@@ -190,13 +191,14 @@ class Releaser:
         manifest = build_from_snapshots(self._settings, snapshot_ids, BuildWish(gates=self._gates)).manifest
         # Whoever changes LIVE waits: a tower cannot retire between the look at it and the publication.
         with locked_live_towers(self._settings.towers_dir) as live:
-            self._follow_rollback(live)
-            if self._publish(manifest, live, seen):
+            moves = self._store.audit()
+            self._follow_rollback(moves, live)
+            if self._publish(manifest, moves, live, seen):
                 self._settle_towers(manifest.tower_version, live)
                 close_rollover(self._settings, live, self._store.audit()[-1])
 
-    def _follow_rollback(self, towers: LockedLiveTowers) -> None:
-        moves, record = self._store.audit(), read_rollover(self._settings)
+    def _follow_rollback(self, moves: Moves, towers: LockedLiveTowers) -> None:
+        record = read_rollover(self._settings)
         if moves and (record is None or record.candidate != moves[-1].tower_version):
             follow_rollback(moves, towers)
 
@@ -210,17 +212,19 @@ class Releaser:
                 self._settings.keep_snapshot_days,
             )
 
-    def _publish(self, manifest: ReleaseManifest, live: LockedLiveTowers, seen: str | None) -> bool:
+    def _publish(
+        self, manifest: ReleaseManifest, moves: Moves, live: LockedLiveTowers, seen: str | None
+    ) -> bool:
         """Publish unless it is live, was taken back, or is not wanted; whether LIVE is to be settled.
 
         Raises Refused (`current_moved`) when another release than `seen` is live.
         """
         if manifest.release_id == self._store.current():
             return True  # a crash may have come before the towers were settled
-        if manifest.release_id in {move.release_id for move in self._store.audit()}:
+        if manifest.release_id in {move.release_id for move in moves}:
             # A restarted cutter tells of its newest snapshots again: one that was rolled back stays so.
             return False
-        if why := self._unwanted(manifest, live.read()):
+        if why := self._unwanted(manifest, moves, live.read()):
             log.info("release %s is built and not published: %s", manifest.release_id, why)
             return False
         self._store.publish(
@@ -234,7 +238,7 @@ class Releaser:
         log.info("release %s is live (%d Pins)", manifest.release_id, manifest.index.rows)
         return True
 
-    def _unwanted(self, manifest: ReleaseManifest, live: Sequence[str]) -> str:
+    def _unwanted(self, manifest: ReleaseManifest, moves: Moves, live: Sequence[str]) -> str:
         """Why this release does not go live by itself now; empty when it does."""
         before, version = self._store.comparable_live(), manifest.tower_version
         if before is None or before.tower_version == version:
@@ -247,7 +251,7 @@ class Releaser:
         is_candidate = record is not None and record.candidate == version
         if record is not None and is_candidate and record.manual:
             return "the rollover waits for `skewless rollover finish`"
-        if not is_candidate and version in {move.tower_version for move in self._store.audit()}:
+        if not is_candidate and version in {move.tower_version for move in moves}:
             return "its tower was live before: `skewless rollover start` takes it up again"
         served = before.tiers
         whys = (

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 # Both are public, but missing from the package's __all__.
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, NewTopic  # type: ignore[attr-defined]
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
 from schemas.errors import Refused, RetryableError
@@ -173,18 +173,25 @@ def ensure_topics(settings: KafkaSettings) -> TopicsReport:
     partitions decides where every Pin's state lives.
     """
     admin = AdminClient(_connection(settings))
-    try:
-        metadata = admin.list_topics(timeout=_ADMIN_TIMEOUT_SECONDS)
-    except KafkaException as error:
-        raise RetryableError(f"Kafka is out of reach: {error}") from error
+    metadata = _metadata(admin)
     if str(metadata.cluster_id).startswith(CLUSTER_ID_PREFIX):
         return TopicsReport(skipped=f"{WARNING}; it made its topics itself")
     wanted = _wanted()
-    missing = [name for name in wanted if name not in metadata.topics]
-    created = _create(admin, {name: wanted[name] for name in missing}, settings.replication_factor)
-    others = {name: one for name, one in wanted.items() if name not in created}
-    _verify(admin, others, _partitions(admin, list(wanted)))
-    return TopicsReport(created=created, verified=list(others))
+    present = {name: len(metadata.topics[name].partitions) for name in wanted if name in metadata.topics}
+    missing = {name: one for name, one in wanted.items() if name not in present}
+    _verify(admin, {name: wanted[name] for name in present}, present)
+    created = _create(admin, missing, settings.replication_factor)
+    shown = _partitions(admin, list(missing))
+    others = {name: one for name, one in missing.items() if name not in created}
+    _verify(admin, others, shown)
+    return TopicsReport(created=created, verified=[*present, *others])
+
+
+def _metadata(admin: AdminClient) -> ClusterMetadata:
+    try:
+        return admin.list_topics(timeout=_ADMIN_TIMEOUT_SECONDS)
+    except KafkaException as error:
+        raise RetryableError(f"Kafka is out of reach: {error}") from error
 
 
 def _create(admin: AdminClient, wanted: dict[str, _Wanted], replication_factor: int) -> list[str]:
@@ -215,9 +222,11 @@ def _create(admin: AdminClient, wanted: dict[str, _Wanted], replication_factor: 
 
 def _partitions(admin: AdminClient, names: list[str]) -> dict[str, int]:
     """How many partitions each topic has, as soon as the broker shows them all."""
+    if not names:
+        return {}
     deadline = time.monotonic() + _ADMIN_TIMEOUT_SECONDS
     while True:
-        topics = admin.list_topics(timeout=_ADMIN_TIMEOUT_SECONDS).topics
+        topics = _metadata(admin).topics
         found = {name: len(topics[name].partitions) for name in names if name in topics}
         if all(found.get(name) for name in names):
             return found

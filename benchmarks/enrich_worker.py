@@ -6,12 +6,12 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from benchmarks.peers.arguments import parse_arguments
+from entrypoints.signals import until_signalled
 from features.definitions import registry
 from features.pin_state import PIN_RECORD
 from features.store import RocksStore
 from models.predictor import PinTower
 from streams.kafka import KafkaSettings
-from streams.signals import run_until_signalled
 from streams.telemetry import EnrichmentTelemetry
 from streams.worker import EnrichmentWorker
 from streams.worker_settings import WorkerSettings
@@ -32,7 +32,8 @@ def main() -> None:
         EnrichmentTelemetry(CollectorRegistry()),
         time.perf_counter,
     )
-    run_until_signalled(worker.run)
+    with until_signalled() as stop:
+        worker.run(stop.is_set)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_processes import _log_to_stderr, _until_signalled
+from .cli_processes import _log_to_stderr
 from .output import Output, messages, progress
 from .settings import Settings
+from .signals import until_signalled
 
 if TYPE_CHECKING:
     from streams.batch_embedder import Embedded, Share
@@ -60,7 +61,7 @@ def embed(  # noqa: PLR0917 - options, each with a default
     towers = (embedding.full_version(settings, tower),) if tower else ()
     wish = embedding.EmbedWish(chosen, towers, _share(shard), wait_seconds, assemble)
     on_snapshot = Releaser(settings, actor="skewless embed") if publish else _nothing
-    with _until_signalled() as stop, progress() as bars:
+    with until_signalled() as stop, progress() as bars:
         task = bars.add_task("embed", total=None, note="")
 
         def show(now: "EmbedStatus") -> None:

@@ -14,10 +14,10 @@ import typer
 
 from schemas.errors import Refused
 
-from .cli_processes import _until_signalled
 from .meter import meter
 from .output import EXIT_REFUSED, Output, messages
 from .settings import Settings
+from .signals import until_signalled
 
 if TYPE_CHECKING:
     from streams.event_checks import Check
@@ -140,7 +140,7 @@ def tail(  # noqa: PLR0917 - options, each with a default
 
     job = TailJob(topic, _start(start), partition, None if key is None else key.encode(), limit, follow)
     settings = kafka_settings(Settings.load())
-    with _until_signalled() as stop, TopicReader(settings) as reader:
+    with until_signalled() as stop, TopicReader(settings) as reader:
         shown = 0
         try:
             for record in read_tail(reader, job, stop.is_set):

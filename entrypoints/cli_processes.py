@@ -2,10 +2,6 @@
 
 import dataclasses
 import logging
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +11,7 @@ from schemas.errors import RetryableError
 
 from .output import Output, messages, progress
 from .settings import Settings
+from .signals import serve_until_signalled, until_signalled
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -30,18 +27,6 @@ MetricsPort = Annotated[
         min=0, max=65535, help="Serve Prometheus metrics on this port of SKEWLESS_METRICS_HOST; 0: do not."
     ),
 ]
-
-
-@contextmanager
-def _until_signalled() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
-    before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def _log_to_stderr() -> None:
@@ -70,7 +55,7 @@ def broker(as_json: Json = False) -> None:
     """
     from streams.embedded_broker import WARNING, EmbeddedBroker  # noqa: PLC0415 - keeps `--help` quick
 
-    with _until_signalled() as stop, EmbeddedBroker() as running:
+    with until_signalled() as stop, EmbeddedBroker() as running:
         messages.print(WARNING, style="yellow")
         Output(as_json).record("broker", {"bootstrap_servers": running.bootstrap_servers})
         stop.wait()
@@ -101,7 +86,6 @@ def enrich(
     Example: SKEWLESS_KAFKA_BOOTSTRAP_SERVERS=localhost:9092 skewless enrich --worker 0
     """
     from streams.broker_wait import wait_for_broker  # noqa: PLC0415
-    from streams.signals import run_until_signalled  # noqa: PLC0415
 
     from . import wiring  # noqa: PLC0415
     from .kafka_connection import kafka_settings  # noqa: PLC0415
@@ -109,12 +93,12 @@ def enrich(
     _log_to_stderr()
     settings = Settings.load()
     kafka = kafka_settings(settings)
-    with _until_signalled() as stop:
+    with until_signalled() as stop:
         wiring.wait_for_live_tower(settings, stop.is_set)
         if not wait_for_broker(kafka, stop.is_set):
             return
-    with wiring.enrichment_worker(settings, worker, _serve_metrics(metrics_port)) as running:
-        run_until_signalled(running.run)
+        with wiring.enrichment_worker(settings, worker, _serve_metrics(metrics_port)) as running:
+            running.run(stop.is_set)
     if as_json:
         Output(True).data(wiring.worker_status_reader(settings.status_file(f"worker-{worker}"))())
 
@@ -134,7 +118,7 @@ def snapshots(
     _log_to_stderr()
     settings = Settings.load()
     _serve_metrics(metrics_port).register(wiring.snapshot_telemetry(settings))
-    with wiring.cutting_alone(settings), _until_signalled() as stop:
+    with wiring.cutting_alone(settings), until_signalled() as stop:
         wiring.wait_for_live_tower(settings, stop.is_set)
         cutter, consumer = wiring.snapshot_cutter(settings, Releaser(settings) if publish else _nothing)
         try:
@@ -180,10 +164,7 @@ def serve(
         Output(True).data({"console": f"{address}/", "rank": f"{address}/v1/rank"} | policy)
     messages.print(f"console    {address}/")
     messages.print(f"ranking    POST {address}/v1/rank")
-    # uvicorn shuts down in order and then raises the signal again, for whoever had it before: here, that
-    # is the end of the command and not of the process in mid-air.
-    with _until_signalled():
-        running.run(sockets=[listener])
+    serve_until_signalled(running, listener)
 
 
 def train(  # noqa: PLR0917 - options, each with a default
@@ -244,7 +225,7 @@ def demo(
     """
     from .demo import DemoOptions, run_demo  # noqa: PLC0415
 
-    with _until_signalled() as stop:
+    with until_signalled() as stop:
         result = run_demo(DemoOptions(once, data_dir, port, queries_per_second), stop)
         if as_json:
             Output(True).data(result)

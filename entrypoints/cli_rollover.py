@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_processes import _until_signalled
 from .output import Output, messages
 from .settings import Settings
+from .signals import until_signalled
 
 if TYPE_CHECKING:
     from .rollover import RolloverWish
@@ -72,7 +72,7 @@ def status(
     from .rollover_progress import rollover_progress  # noqa: PLC0415
 
     settings = Settings.load()
-    with _until_signalled() as stop:
+    with until_signalled() as stop:
         while True:
             progress = rollover_progress(settings, wiring.now_ms())
             _show(progress, as_json)

@@ -7,9 +7,10 @@ import typer
 from features.shard_slices import Shard, read_shard
 from schemas.errors import Refused, RetryableError
 
-from .cli_processes import Json, _log_to_stderr, _until_signalled
+from .cli_processes import Json, _log_to_stderr
 from .output import Output, messages
 from .settings import Settings
+from .signals import serve_until_signalled
 
 
 def _shard(text: str) -> Shard:
@@ -51,8 +52,7 @@ def leaf(
     if as_json:
         Output(True).data({"shard": str(shard), "address": address})
     messages.print(f"shard {shard}  {address}")
-    with _until_signalled():
-        running.run(sockets=[listener])
+    serve_until_signalled(running, listener)
 
 
 def register(app: typer.Typer) -> None:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_processes import _log_to_stderr, _until_signalled
+from .cli_processes import _log_to_stderr
 from .output import Output, progress
 from .settings import Settings
+from .signals import until_signalled
 
 if TYPE_CHECKING:
     from streams.shipping import ShipCounts
@@ -45,7 +46,7 @@ def ship(
         ShipperSettings(settings.ship_position_file, f"//{socket.gethostname()}/skewless"),
     )
     try:
-        with shipper.locked(), _until_signalled() as stop, progress() as bars:
+        with shipper.locked(), until_signalled() as stop, progress() as bars:
             task = bars.add_task("ship", total=None, note="")
 
             def show(counts: "ShipCounts") -> None:

@@ -8,15 +8,14 @@ import argparse
 import faulthandler
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from entrypoints.signals import until_signalled
 from features.pin_state import PIN_RECORD
 from features.store import RocksStore
 from streams.kafka import KafkaSettings
-from streams.signals import run_until_signalled
 from streams.telemetry import EnrichmentTelemetry
 from streams.worker import EnrichmentWorker
 from streams.worker_settings import WorkerSettings
@@ -57,11 +56,9 @@ def main() -> None:
         time.monotonic,
     )
 
-    def run(stopped: Callable[[], bool]) -> None:
+    with until_signalled() as stop:
         log.info(READY)
-        worker.run(stopped)
-
-    run_until_signalled(run)
+        worker.run(stop.is_set)
 
 
 def _arguments() -> argparse.Namespace:

@@ -14,6 +14,7 @@ NAMES = (
     "rank",
     "delta_merge",
     "swap_storm",
+    "swap_memory",
     "shards",
     "commits",
     "freshness_skew",

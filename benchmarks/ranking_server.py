@@ -118,8 +118,19 @@ class ServerProcess:
 
     def rss_bytes(self) -> int:
         """Resident memory of the process."""
+        return self._status("VmRSS")
+
+    def peak_bytes(self) -> int:
+        """The most resident memory since the start or the last `reset_peak`."""
+        return self._status("VmHWM")
+
+    def reset_peak(self) -> None:
+        """Let the peak start again at what is resident now (see proc(5), clear_refs)."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5", encoding="ascii")
+
+    def _status(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
         raise RuntimeError("the server process is gone")
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from threading import Lock
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
+from weakref import ref
 
 
 class Closable(Protocol):
@@ -24,7 +25,7 @@ T = TypeVar("T", bound=Closable)
 
 
 class _Generation(Generic[T]):
-    __slots__ = ("closers", "leases", "number", "retired", "value")
+    __slots__ = ("__weakref__", "closers", "leases", "number", "retired", "value")
 
     def __init__(self, value: T, number: int) -> None:
         self.value, self.number, self.retired = value, number, False
@@ -57,7 +58,8 @@ class Handle(Generic[T]):
         self._current = _Generation(value, 1)
         self._dispose = dispose
         self._swapping = Lock()
-        self._retired: deque[_Generation[T]] = deque()
+        # Weak: only a lease keeps an old one, or what it points to would live until the next swap.
+        self._retired: deque[ref[_Generation[T]]] = deque()
 
     def lease(self) -> "Lease[T]":
         """A context manager that gives what is current when it is entered, unchanged until it is left."""
@@ -69,8 +71,8 @@ class Handle(Generic[T]):
             old = self._current
             self._current = _Generation(new, old.number + 1)
             old.retired = True
-            self._retired.append(old)
             self._forget_closed()
+            self._retired.append(ref(old))
         old.close_if_unused(self._dispose)
 
     @property
@@ -81,18 +83,22 @@ class Handle(Generic[T]):
     @property
     def leases_open(self) -> int:
         """Leases now open, on the current and on older generations."""
-        return len(self._current.leases) + sum(len(old.leases) for old in list(self._retired))
+        return len(self._current.leases) + sum(len(old.leases) for old in self._old())
 
     @property
     def generations_open(self) -> int:
         """Generations not closed yet: 1, and one more for each old one that a lease still holds."""
-        return 1 + sum(bool(old.closers) for old in list(self._retired))
+        return 1 + sum(bool(old.closers) for old in self._old())
+
+    def _old(self) -> list[_Generation[T]]:
+        return [old for one in list(self._retired) if (old := one()) is not None]
 
     def _forget_closed(self) -> None:
         for _ in range(len(self._retired)):
-            old = self._retired.popleft()
-            if old.closers:
-                self._retired.append(old)
+            one = self._retired.popleft()
+            old = one()
+            if old is not None and old.closers:
+                self._retired.append(one)
 
     def _enter(self) -> _Generation[T]:
         while True:

@@ -20,6 +20,8 @@ from safetensors.numpy import save_file
 
 from schemas.errors import Refused
 
+from .heap import give_memory_back
+
 VECTORS = "vectors.safetensors"
 ATTRIBUTES_FILE = "attributes.parquet"
 
@@ -180,8 +182,7 @@ def read_rows(directory: Path, kept: npt.NDArray[np.intp] | None = None) -> Snap
         versions, codes = _version_codes(tags)
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise _unreadable(ATTRIBUTES_FILE, "a Parquet table of Pin attributes", error) from error
-    # What decoding took goes back to the system: a server loads a release every hour.
-    pa.default_memory_pool().release_unused()
+    give_memory_back()
     if total != len(vectors):
         raise Refused(
             "row_count",

@@ -91,8 +91,9 @@ class Eligibility:
         self._attributes = attributes
         self._reserve_micros = reserve_micros
         self._ledger = ledger
-        times = np.concatenate([attributes["starts_at_ms"], attributes["ends_at_ms"]])
-        self._boundaries = np.unique(times[times > 0])
+        starts, ends = (np.unique(attributes[name]) for name in ("starts_at_ms", "ends_at_ms"))
+        times = np.union1d(starts, ends)
+        self._boundaries = times[times > 0]
         self._masks: OrderedDict[Key, Mask] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -135,8 +136,8 @@ class Eligibility:
 
     def _make(self, age_band: int, at_ms: int) -> Mask:
         codes = rule_codes(self._attributes, age_band, at_ms, self._reserve_micros)
-        counts = np.bincount(codes, minlength=len(Rule)).tolist()
-        dropped = {rule.name.lower(): counts[rule] for rule in Rule if rule and counts[rule]}
+        counts = {rule: int(np.count_nonzero(codes == rule)) for rule in Rule if rule}
+        dropped = {rule.name.lower(): count for rule, count in counts.items() if count}
         mask = Mask(codes, pack(codes == Rule.ELIGIBLE), dropped)
         mask.refuse(self._spent_out(self._ledger.day_of(at_ms)), Rule.BUDGET_EXHAUSTED)
         return mask
@@ -144,6 +145,8 @@ class Eligibility:
     def _spent_out(self, day: int) -> npt.NDArray[np.intp]:
         """Rows whose budget of `day`, less what the ledger says, no longer pays their bid."""
         pins, spent = self._ledger.spenders(day)
+        if not len(pins):
+            return np.empty(0, np.intp)
         rows = np.flatnonzero(np.isin(self._attributes["pin_id"], pins))
         by_pin = dict(zip(pins.tolist(), spent.tolist(), strict=True))
         of_rows = self._attributes[rows]

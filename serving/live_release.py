@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from features.registry import FeatureRegistry
 from features.user_state import contexts, empty_users
+from index.heap import give_memory_back
 from index.loading import load_index
 from index.release_contract import Releases
 from models.predictor import QueryTower
@@ -182,8 +183,10 @@ def assemble(
 
 def version_mix(index: SearchableIndex) -> dict[str, int]:
     """Rows per tower version."""
-    counts = np.bincount(index.version_code, minlength=len(index.versions)).tolist()
-    return dict(zip(index.versions, counts, strict=True))
+    return {
+        version: int(np.count_nonzero(index.version_code == code))
+        for code, version in enumerate(index.versions)
+    }
 
 
 def feature_coverage(attributes: Records, pin_inputs: tuple[str, ...]) -> dict[str, float]:
@@ -232,6 +235,9 @@ class ReleaseLoader:
             registry_hash=self.registry.content_hash,
             version_policy=self.assembly.version_policy,
         )
+        give_memory_back()
         place(index, self.index_device)
         tower = QueryTower.load(self.towers, index.manifest.tower_version, self.registry)
-        return assemble(index, tower, tuple(tower.manifest.pin_inputs), self.assembly)
+        release = assemble(index, tower, tuple(tower.manifest.pin_inputs), self.assembly)
+        give_memory_back()
+        return release

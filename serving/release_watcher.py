@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from index.handle import Handle
+from index.heap import give_memory_back
 from index.object_store import StoreRefused
 from schemas.errors import Refused, RetryableError
 
@@ -107,8 +108,10 @@ class ReleaseWatcher:
 
     def check(self) -> Swap | None:
         """Look at CURRENT once; returns what is to be told, or None when there is nothing."""
-        while self._retired:
-            self._retired.popleft()()
+        if self._retired:
+            while self._retired:
+                self._retired.popleft()()
+            give_memory_back()
         try:
             wanted = self._source.current()
         except (Refused, RetryableError, OSError) as error:

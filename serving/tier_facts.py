@@ -65,8 +65,6 @@ def tier_facts(release: LiveRelease, before: Before) -> tuple[TierFacts, ...]:
         codes = np.bincount(release.index.version_code[own], minlength=len(release.index.versions))
         mix = {one: int(n) for one, n in zip(release.index.versions, codes, strict=True) if n}
         if not len(ingested_ms):
-            mix = dict(part.versions)
-        if not len(ingested_ms):
             # A root holds no rows: what its leaves proved of theirs is what the manifest says.
             mix = dict(part.versions)
         rows = sum(mix.values())

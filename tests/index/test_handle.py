@@ -4,6 +4,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from threading import Event, Thread
+from weakref import ref
 
 import pytest
 
@@ -49,6 +50,22 @@ def test_an_unleased_value_is_closed_by_the_swap() -> None:
     handle = Handle(old)
     handle.swap(Held())
     assert old.closed == 1
+
+
+def test_what_is_closed_is_not_held_until_the_next_swap() -> None:
+    closers: deque[Callable[[], None]] = deque()
+    handle = Handle(Held("old"), closers.append)
+    lease = handle.lease()
+    with lease as held:
+        gone = ref(held)
+        handle.swap(Held("new"))
+        assert (handle.generations_open, handle.leases_open) == (2, 1)
+        del held
+    del lease
+    assert gone() is not None  # it waits to be closed
+    closers.popleft()()
+    assert gone() is None
+    assert (handle.generations_open, handle.leases_open) == (1, 0)
 
 
 def test_the_last_of_several_leases_closes() -> None:

@@ -23,7 +23,7 @@ def encode_fp16(values: Sequence[float]) -> str:
         packed = struct.pack(f"<{len(values)}e", *values)
     except (OverflowError, struct.error) as error:
         raise ValueError(f"a vector element is no fp16 number (largest {FP16_MAX}): {error}") from error
-    if not all(math.isfinite(value) for value in values):
+    if not all(map(math.isfinite, values)):
         raise ValueError("a vector element is NaN or infinite")
     return base64.b64encode(packed).decode("ascii")
 
@@ -37,7 +37,7 @@ def decode_fp16(text: str) -> tuple[float, ...]:
     if len(packed) % 2:
         raise ValueError(f"vector has {len(packed)} bytes, fp16 takes two each")
     values = struct.unpack(f"<{len(packed) // 2}e", packed)
-    if not all(math.isfinite(value) for value in values):
+    if not all(map(math.isfinite, values)):
         raise ValueError("a vector element is NaN or infinite")
     return values
 
@@ -45,16 +45,24 @@ def decode_fp16(text: str) -> tuple[float, ...]:
 def _normalise(value: Any) -> Any:
     """Accept both spellings, keep one: the base64 text."""
     if isinstance(value, list | tuple):
-        if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
+        if not all(map(_is_number, value)):
             raise ValueError("a vector array holds numbers only")
-        value = encode_fp16(value)
+        _check_size(len(value))
+        return encode_fp16(value)
     if isinstance(value, str):
-        size = len(decode_fp16(value))
-        if not 0 < size <= MAX_DIMENSION:
-            raise ValueError(f"vector has {size} dimensions, 1 to {MAX_DIMENSION} are allowed")
+        _check_size(len(decode_fp16(value)))
         # Base64 leaves bits free before its padding; with those zero the batch decoder takes it too.
-        value = base64.b64encode(base64.b64decode(value)).decode("ascii")
+        return base64.b64encode(base64.b64decode(value)).decode("ascii")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _check_size(dimension: int) -> None:
+    if not 0 < dimension <= MAX_DIMENSION:
+        raise ValueError(f"vector has {dimension} dimensions, 1 to {MAX_DIMENSION} are allowed")
 
 
 def _dimension(text: str) -> int:

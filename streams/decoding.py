@@ -7,7 +7,7 @@ for what it refuses, and what it accepts, whatever it looks like, is written ane
 readers know.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -135,23 +135,41 @@ class _Isolation:
     def decode(self, odd: set[int]) -> DecodedBatch:
         """Read the odd rows and those that break a rule singly, then take the others in one go."""
         self._read_singly(odd)
-        if self._read_singly(self._broken()):
+        self._settle(self._against_rules)
+        try:
+            return self._decoded()
+        except UndecodableBatch:
+            # Contents that no rule tells (vectors, windows): searched for when something is there to find.
+            self._settle(lambda: self._against_rules() | unreadable_rows(self.frame))
+            return self._decoded()
+
+    def _settle(self, find: Callable[[], set[int]]) -> None:
+        """Read singly what is found; what is found again after that is turned down."""
+        if self._read_singly(self._rows_of(find())):
             # NOTE: nothing is known that gets here; it keeps a disagreement of the two readers from
             # stopping the worker.
-            self._turn_down(self._broken())
+            self._turn_down(self._rows_of(find()))
+
+    def _decoded(self) -> DecodedBatch:
+        """What is left, as changes. Raises UndecodableBatch when something in it is unreadable."""
         rows = np.flatnonzero(self.places >= 0)
-        frame = self.frame[self.places[rows]]
+        if len(self.frame) == len(self.places):
+            frame = self.frame.filter(pl.Series(self.places >= 0))  # faster than to gather
+        else:
+            frame = self.frame[self.places[rows]]
         kept, mismatched = _check_keys(self.batch, frame, rows)
         letters = sorted(self.letters + mismatched, key=lambda letter: letter.row)
         return DecodedBatch(
             _changes(self.batch.source, frame, kept), rows[kept], letters, self.single_decodes
         )
 
-    def _broken(self) -> list[int]:
-        """Rows of the batch, not turned down yet, that the bulk decoder refuses."""
-        values = cast(Sequence[bytes], self.values)
-        bad = self.batch.source.decoder.broken_rows(self.frame, values) | unreadable_rows(self.frame)
-        return np.flatnonzero(np.isin(self.places, list(bad))).tolist()
+    def _against_rules(self) -> set[int]:
+        """Rows of the frame that the bulk decoder refuses."""
+        return self.batch.source.decoder.broken_rows(self.frame, cast(Sequence[bytes], self.values))
+
+    def _rows_of(self, of_frame: set[int]) -> list[int]:
+        """The rows of the batch, not turned down yet, that these rows of the frame stand for."""
+        return np.flatnonzero(np.isin(self.places, list(of_frame))).tolist()
 
     def _read_singly(self, rows: Iterable[int]) -> bool:
         """Ask pydantic about each row; whether it accepts any."""

@@ -33,7 +33,7 @@ check: setup ## lint, types and import contracts (what pre-commit runs)
 test: check ## check, then every test that needs no server; the others say why they were skipped
 	$(BIN)/pytest -m "not slow" -n $(WORKERS) $(ARGS)
 
-test-slow: setup ## the long suites (kill, swap and mutation runs)
+test-slow: setup ## the long suites (kills, drains, simulations, release commits, shards under load)
 	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)
 
 kill-suite: setup ## kill workers, a cutter and the broker under load; needs KAFKA_HOME (ARGS=--quick: embedded)

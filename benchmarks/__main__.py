@@ -17,6 +17,7 @@ NAMES = (
     "swap_memory",
     "shards",
     "commits",
+    "simulation",
     "freshness_skew",
     "swap_endurance",
     "rollover",

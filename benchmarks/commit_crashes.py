@@ -211,13 +211,14 @@ def fail_each_step(data: Path) -> FaultResult:
                 shutil.rmtree(world.data)
                 break
             tried += 1
-            if problem := _after_fault(world, old):
+            if problem := after_fault(world, old):
                 wrong.append(f"{failed[0]} {'after' if after else 'before'} it was done: {problem}")
             shutil.rmtree(world.data)
     return FaultResult(tried, tuple(wrong))
 
 
-def _after_fault(world: CommitWorld, old: str) -> str:
+def after_fault(world: CommitWorld, old: str) -> str:
+    """What is wrong after a failure, now and when it is done again; empty when nothing is."""
     try:
         live = world.live_is_complete()
         trail = [line.release_id for line in world.releases.audit()]

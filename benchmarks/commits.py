@@ -17,6 +17,7 @@ from index.object_store import memory_objects, s3_objects
 
 from .commit_crashes import fail_each_step, replay_crashes
 from .commit_damages import damage_all
+from .commit_full_disk import fill_at_each_write
 from .commit_kills import kill_at_random
 from .commit_races import race_of_processes, race_of_threads
 from .commit_world import CommitWorld
@@ -44,9 +45,11 @@ def _local(data: Path, kills: int) -> dict[str, dict[str, Any]]:
     race = race_of_processes(CommitWorld.on_disk(data / "race"), WRITERS, COMMITS)
     faults, killed = fail_each_step(data / "faults"), kill_at_random(data / "kills", kills, _SEED)
     damages, crashes = damage_all(data / "damages", _SEED), replay_crashes(data / "crashes", _SEED)
+    full = fill_at_each_write(data / "full")
     return {
         "race_of_processes": asdict(race) | {"wrong": 0 if race.ok else 1},
         "failing_steps": asdict(faults) | {"wrong": len(faults.wrong)},
+        "full_disk": asdict(full) | {"wrong": len(full.wrong)},
         "kills": asdict(killed) | {"wrong": killed.kills - killed.complete},
         "damages": asdict(damages) | {"wrong": damages.tried - damages.refused},
         "power_cuts": asdict(crashes) | {"wrong": len(crashes.dangling)},

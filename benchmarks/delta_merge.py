@@ -139,6 +139,7 @@ def fold_of(release: LiveRelease, size: int, version: str) -> DeltaFold:
 def refresh_once(release: LiveRelease, fold: DeltaFold) -> None:
     """Build a segment and lay it over the release."""
     base = release.shelf.base()
+    assert base is not None
     release.shelf.refresh(build_segment(fold, base, release.manifest.index.dimension))
 
 

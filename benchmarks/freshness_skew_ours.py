@@ -18,7 +18,8 @@ from index.delta_fold import Base, DeltaFold
 from index.embedding_table import EmbeddedBatch, EmbeddingTable
 from index.loading import LoadedIndex, load_index
 from index.releases import ReleaseStore
-from index.snapshots import ATTRIBUTES, SnapshotRows, read_snapshot, retain_snapshots, write_snapshot
+from index.snapshot_retention import retain_snapshots
+from index.snapshots import ATTRIBUTES, SnapshotRows, read_snapshot, write_snapshot
 from models.predictor import EmbeddedPins
 from schemas.errors import Refused
 from schemas.manifests import SnapshotManifest

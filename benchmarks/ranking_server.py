@@ -1,6 +1,7 @@
 """A real server process over a directory of fixtures, and the plain client that asks it."""
 
 import argparse
+import os
 import socket
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def main() -> None:
 def running_server(data: Path, pins: int, poll_seconds: float = 1.0) -> Iterator["ServerProcess"]:
     """A server process that is ready to answer; ended when the block is left."""
     with RestartableServer(data, pins, poll_seconds) as server:
-        yield ServerProcess(server.port, server.pid)
+        yield server.process()
 
 
 class RestartableServer:
@@ -68,10 +69,9 @@ class RestartableServer:
         self._killed_at = float("-inf")
         self._process: subprocess.Popen[bytes]
 
-    @property
-    def pid(self) -> int:
-        """Of the process that is running now."""
-        return self._process.pid
+    def process(self) -> "ServerProcess":
+        """The one that is running now."""
+        return ServerProcess(self.port, self._process.pid)
 
     def __enter__(self) -> Self:
         self._start()
@@ -118,20 +118,29 @@ class ServerProcess:
 
     def rss_bytes(self) -> int:
         """Resident memory of the process."""
-        return self._status("VmRSS")
+        return self._status("VmRSS") * 1024
 
     def peak_bytes(self) -> int:
         """The most resident memory since the start or the last `reset_peak`."""
-        return self._status("VmHWM")
+        return self._status("VmHWM") * 1024
+
+    def open_files(self) -> int:
+        """Open file descriptors, sockets among them."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def threads(self) -> int:
+        """Threads of the process."""
+        return self._status("Threads")
 
     def reset_peak(self) -> None:
         """Let the peak start again at what is resident now (see proc(5), clear_refs)."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5", encoding="ascii")
 
     def _status(self, name: str) -> int:
+        """A number of proc(5), status; of memory in kB."""
         for line in Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines():
             if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
+                return int(line.split()[1])
         raise RuntimeError("the server process is gone")
 
 

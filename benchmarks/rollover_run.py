@@ -1,6 +1,7 @@
 """The processes of one measured rollover, the changes that go on meanwhile, and what its releases held."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,10 +18,10 @@ from confluent_kafka import Producer
 
 from benchmarks.enrich_workload import Events, events
 from benchmarks.fixtures import save_tower
+from benchmarks.rollover_swap import ROWS, Published, difference, read_release_rows, swap_figures
 from features.definitions import registry
 from features.pin_state import empty_records
 from index.releases import ReleaseStore
-from index.row_files import read_rows
 from models.live_towers import write_live_towers
 from models.predictor import PinTower
 from schemas.topics import PIN_CHANGED
@@ -43,41 +44,71 @@ class Size:
 
 @dataclass
 class Phases:
-    """Event to servable of every row that a release brought, by phase; and what the rollover took."""
+    """Event to servable of every row that a release brought, by phase; the swap; and what the rollover took.
 
+    `swap` is the candidate's first release whenever it is seen, `after` what comes later; the releases
+    before it are told apart by when they were published.
+    """
+
+    before_ms: float = math.inf
+    during_ms: float = math.inf
     seconds: dict[str, list[float]] = field(
         default_factory=lambda: {"before": [], "during": [], "swap": [], "after": []}
     )
     releases: dict[str, int] = field(
         default_factory=lambda: {"before": 0, "during": 0, "swap": 0, "after": 0}
     )
-    swapped: bool = False
+    swap: dict[str, Any] | None = None
+    changes_per_second: dict[str, float] = field(default_factory=dict)
     rollover_seconds: float = 0.0
     worker: dict[str, Any] = field(default_factory=dict)
     embed_cpu_seconds: float = 0.0
 
+    def note(self, replaced: Published, new: Published, of_candidate: bool) -> None:
+        """CURRENT moved from one release to another."""
+        phase = self._phase(new.at_ms, of_candidate)
+        if phase == "swap":
+            self.swap = swap_figures(replaced, new)
+        if phase in self.seconds:
+            found = difference(replaced.rows, new.rows)
+            self.seconds[phase] += found.seconds_to_servable(new.at_ms)
+            self.releases[phase] += 1
+
+    def _phase(self, at_ms: int, of_candidate: bool) -> str:
+        if self.swap is not None:
+            return "after"
+        if of_candidate:
+            return "swap"
+        if at_ms >= self.during_ms:
+            return "during"
+        return "before" if at_ms >= self.before_ms else "start"
+
     def figures(self) -> dict[str, Any]:
-        """For the result. `p99_ratio` is the worse of during and swap over before."""
+        """For the result. `p99_ratio` is the worse of during and swap over before; infinite without rows."""
         spans = {
             phase: {
                 "releases": self.releases[phase],
                 "rows": len(found),
-                "p50_seconds": round(float(np.quantile(found, 0.5)), 2),
-                "p99_seconds": round(float(np.quantile(found, 0.99)), 2),
+                "p50_seconds": _quantile(found, 0.5),
+                "p99_seconds": _quantile(found, 0.99),
             }
             for phase, found in self.seconds.items()
-            if found
         }
-        after_start = [spans[one]["p99_seconds"] for one in ("during", "swap") if one in spans]
-        before = spans["before"]["p99_seconds"] if "before" in spans else float("nan")
+        before = spans["before"]["p99_seconds"]
+        since = [one for phase in ("during", "swap") if (one := spans[phase]["p99_seconds"]) is not None]
         return {
             "event_to_servable": spans,
-            "p99_ratio": round(max(after_start) / before, 2) if after_start else float("nan"),
-            "swapped": self.swapped,
+            "p99_ratio": round(max(since) / before, 2) if since and before else math.inf,
+            "swap": self.swap,
+            "changes_per_second": self.changes_per_second,
             "rollover_seconds": round(self.rollover_seconds, 1),
             "worker_window": self.worker,
             "batch_job_cpu_seconds": round(self.embed_cpu_seconds, 1),
         }
+
+
+def _quantile(found: list[float], share: float) -> float | None:
+    return round(float(np.quantile(found, share)), 2) if found else None
 
 
 class RolloverRun:
@@ -99,9 +130,8 @@ class RolloverRun:
             "OMP_NUM_THREADS": "1",
         }
         self._stop = threading.Event()
-        self._phase = "start"
         self._phases = Phases()
-        self._newest_ms = 0
+        self._acknowledged = 0
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -135,19 +165,21 @@ class RolloverRun:
         serving, candidate = self._towers
         self._until(lambda: self._live_rows() >= self._size.pins, "a release of every Pin")
         time.sleep(2 * self._size.cut_seconds)
-        self._phase = "before"
+        self._phases.before_ms = time.time() * 1000
+        changes, since = self._acknowledged, time.monotonic()
         time.sleep(self._size.phase_seconds)
         at_start, started = self._worker_status(), time.monotonic()
-        self._phase = "during"
+        self._phases.during_ms = time.time() * 1000
         self._command("rollover", "start", "--tower", candidate, "--reason", "benchmark")
         if self._backfill == "batch":
             self._phases.embed_cpu_seconds = self._command("embed", "--tower", candidate)
         self._until(lambda: self._live_tower() == candidate, "a release of the candidate")
         self._phases.rollover_seconds = time.monotonic() - started
-        self._phases.swapped = True
         self._phases.worker = _window(at_start, self._worker_status(), serving, candidate)
-        self._phase = "after"
         time.sleep(self._size.phase_seconds)
+        rate = (self._acknowledged - changes) / (time.monotonic() - since)
+        asked = self._size.changes_per_second
+        self._phases.changes_per_second = {"asked": asked, "acknowledged": round(rate, 1)}
         return self._phases
 
     def _command(self, *arguments: str) -> float:
@@ -177,45 +209,45 @@ class RolloverRun:
         made = [
             (b"%d" % pin, _with_pin(value, pin)) for pin, (_, value) in enumerate(events(self._size.pins))
         ]
-        self._produce(made)
-
-    def _change(self) -> None:
-        """So many changes a second, of Pins at random, until the end."""
-        made, rng = events(20_000), np.random.default_rng(7)
-        per_turn = max(self._size.changes_per_second // 10, 1)
-        turn = 0
-        while not self._stop.wait(0.1):
-            pins = rng.integers(0, self._size.pins, per_turn).tolist()
-            rows = [made[(turn * per_turn + place) % len(made)][1] for place in range(per_turn)]
-            self._produce([(b"%d" % pin, _with_pin(row, pin)) for pin, row in zip(pins, rows, strict=True)])
-            turn += 1
-
-    def _produce(self, made: Events) -> None:
         producer = Producer(producer_config(self._kafka))
         for start in range(0, len(made), _CHUNK):
-            for key, value in made[start : start + _CHUNK]:
-                producer.produce(PIN_CHANGED.name, value, key)
+            _produce(producer, made[start : start + _CHUNK])
             producer.flush(60)
 
+    def _change(self) -> None:
+        """So many changes a second by the clock, of Pins at random, until the end.
+
+        One producer for all: to be known to the broker again for each turn took longer than the turn.
+        """
+        made, rng = events(20_000), np.random.default_rng(7)
+        producer, started, sent = Producer(producer_config(self._kafka)), time.monotonic(), 0
+        while not self._stop.wait(0.1):
+            due = int((time.monotonic() - started) * self._size.changes_per_second) - sent
+            pins = rng.integers(0, self._size.pins, due).tolist()
+            rows = [made[(sent + place) % len(made)][1] for place in range(due)]
+            _produce(
+                producer, [(b"%d" % pin, _with_pin(row, pin)) for pin, row in zip(pins, rows, strict=True)]
+            )
+            sent += due
+            self._acknowledged = sent - len(producer)
+        producer.flush(60)
+
     def _watch(self) -> None:
-        """Note every release as it goes live: rows that it brought, and how old they were."""
-        known: str | None = None
+        """Compare every release that goes live with the one before it, while both are kept.
+
+        The audit trail is followed, not CURRENT: of two moves in a moment both are seen.
+        """
+        before, seen = Published("", 0, np.empty(0, ROWS)), 0
         while not self._stop.wait(_POLL_SECONDS):
-            current = self._store.current()
-            if current is None or current == known:
+            if self._store.current() in (None, before.release_id):
                 continue
-            moved_ms = self._store.audit()[-1].occurred_at_ms
-            known = current
-            manifest = self._store.manifest(current)
-            phase = self._phase
-            if phase == "during" and manifest.tower_version == self._towers[1]:
-                phase = "swap"
-            ingested = read_rows(self._store.directory(current)).attributes["ingested_at_ms"]
-            fresh = ingested[ingested > self._newest_ms]
-            self._newest_ms = max(self._newest_ms, int(ingested.max(initial=0)))
-            if phase in self._phases.seconds:
-                self._phases.seconds[phase] += (np.maximum(moved_ms - fresh, 0) / 1000).tolist()
-                self._phases.releases[phase] += 1
+            moves = self._store.audit()
+            for move in moves[seen:]:
+                rows = read_release_rows(self._store.directory(move.release_id))
+                live = Published(move.release_id, move.occurred_at_ms, rows)
+                self._phases.note(before, live, move.tower_version == self._towers[1])
+                before = live
+            seen = len(moves)
 
     def _live_rows(self) -> int:
         current = self._store.current()
@@ -228,6 +260,12 @@ class RolloverRun:
     def _worker_status(self) -> dict[str, Any]:
         status: dict[str, Any] = json.loads((self._data / "status" / "worker-0.json").read_bytes())
         return status
+
+
+def _produce(producer: Producer, made: Events) -> None:
+    for key, value in made:
+        producer.produce(PIN_CHANGED.name, value, key)
+    producer.poll(0)
 
 
 def _with_pin(value: bytes, pin: int) -> bytes:

@@ -52,6 +52,7 @@ class Process:
         self._arguments = arguments
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("SKEWLESS_")} | {
             "SKEWLESS_DATA_DIR": str(data),
+            "SKEWLESS_DRAIN_SECONDS": "0",
             "OMP_NUM_THREADS": "1",
             **settings,
         }

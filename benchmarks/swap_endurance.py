@@ -3,8 +3,10 @@
 `python -m benchmarks.swap_endurance [--quick] [--requests N]`. Client threads ask without a pause; a
 publisher process moves CURRENT among releases of three tower versions and is killed -9 again and again,
 the server too. Every answer is checked on the spot, and all of them again from the ranking log. A request
-whose server was killed under it is counted apart: nobody could have answered it. How swaps touch the
-latency is `swap_storm`'s to say. The Pins are synthetic and the towers untrained.
+whose server was killed under it is counted apart: nobody could have answered it. The kills of the server
+fall into the first half of the requests: the last server lives through the other half, and what it holds
+of memory, files and threads is sampled every minute. How swaps touch the latency is `swap_storm`'s to
+say. The Pins are synthetic and the towers untrained.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from serving.ranking_log import recount_mixed
 from .fixtures import catalogue, save_release, save_tower
 from .ranking_server import RestartableServer
 from .report import report
+from .soak import Soak
 from .swap_storm import Client
 
 PINS, TOWERS, THREADS = 2_000, 3, 8
@@ -43,14 +46,15 @@ class Plan:
     publisher_kills: int = 100
     publisher_pause_seconds: float = 0.3
     publisher_life_seconds: float = 10.0
+    sample_seconds: float = 60.0
 
     def server_life(self) -> int:
-        """Requests between two kills of the server."""
-        return self.requests // (self.server_kills + 1)
+        """Requests between two kills of the server. The one after the last kill answers half of all."""
+        return self.requests // (2 * self.server_kills)
 
 
 FULL = Plan()
-QUICK = Plan(4_000, 15, 1, 2, 3, 0.05, 4.0)
+QUICK = Plan(4_000, 15, 1, 2, 3, 0.05, 4.0, 1.0)
 
 
 class Endurance:
@@ -62,6 +66,7 @@ class Endurance:
         self._done = threading.Event()
         self.clients: list[Client] = []
         self.unanswered = 0
+        self.soak = Soak(plan.sample_seconds)
         self.moves: Counter[str] = Counter()
         self.kills: Counter[str] = Counter()
         self.failure: Exception | None = None
@@ -85,11 +90,14 @@ class Endurance:
         """Kill the server when it has answered its share; say how far it is."""
         plan, killed_at, said = self._plan, 0, time.monotonic()
         started = said
+        self.soak.begin(self._server.process())
         while not self._is_over() and self.failure is None:
             time.sleep(0.2)
+            self.soak.look()
             asked = self._asked()
             if self.kills["server"] < plan.server_kills and asked - killed_at >= plan.server_life():
                 self._server.kill_and_restart()
+                self.soak.begin(self._server.process())
                 self.kills["server"] += 1
                 killed_at = asked
             if time.monotonic() - said > 10:
@@ -208,6 +216,7 @@ def endurance(data: Path, plan: Plan) -> dict[str, Any]:
         "responses_in_log": recount.responses,
         "pairs_in_log": recount.pairs,
         "mixed_in_log": recount.mixed,
+        "longest_server_life": run.soak.figures(),
     }
 
 

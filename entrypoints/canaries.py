@@ -5,6 +5,7 @@ import numpy as np
 from features.user_state import HISTORY, contexts, empty_users
 from index.canaries import Canaries
 from models.predictor import QueryTower
+from schemas.errors import Refused
 from schemas.events import AGE_BANDS
 
 QUERIES = 32
@@ -14,7 +15,10 @@ _STEP_MS = 7 * 86_400_000 // QUERIES
 
 
 def canaries(tower: QueryTower) -> Canaries:
-    """The same users at the same moments for every tower; the first ones have no history at all."""
+    """The same users at the same moments for every tower; the first ones have no history at all.
+
+    Raises Refused (`not_finite`) for a tower that embeds one of them as no number.
+    """
     rng = np.random.default_rng(_SEED)
     users = empty_users(np.arange(1, QUERIES + 1))
     at_ms = _FIRST_MS + _STEP_MS * np.arange(QUERIES, dtype=np.int64)
@@ -26,4 +30,8 @@ def canaries(tower: QueryTower) -> Canaries:
     users["history_categories"] = np.where(filled, rng.integers(1, 2**32, shape, np.uint32), 0)
     users["history_scores"] = np.where(filled, rng.random(shape, np.float32), 0)
     users["last_engaged_at_ms"] = np.where(filled.any(axis=1), at_ms - 86_400_000, 0)
-    return Canaries(tower.embed(users, contexts(users, at_ms)))
+    try:
+        return Canaries(tower.embed(users, contexts(users, at_ms)))
+    except FloatingPointError as error:
+        fix = "The query tower gives no numbers: train it again."
+        raise Refused("not_finite", "finite canary queries", str(error), fix) from error

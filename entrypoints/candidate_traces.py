@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Callable, Collection
 
-from index.snapshots import delete_snapshot, list_snapshots, snapshot_manifest
+from index.snapshot_retention import delete_snapshot, sweep_deleted
+from index.snapshots import list_snapshots, snapshot_manifest
 from schemas.errors import Refused, RetryableError
 from schemas.file_locks import is_held
 from schemas.rollovers import Rollover
@@ -84,6 +85,7 @@ def discard_runs(settings: Settings, version: str, keep: Collection[str]) -> lis
 
 def discard_snapshots(settings: Settings, version: str, record: Rollover) -> list[str]:
     """Delete the tower's snapshots, but those from before the rollover."""
+    sweep_deleted(settings.snapshots_dir)
     doomed = [name for name in snapshots_of(settings, version) if name not in record.kept_snapshots]
     return [f"snapshots/{name}" for name in doomed if delete_snapshot(settings.snapshots_dir, name)]
 

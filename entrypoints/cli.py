@@ -98,6 +98,14 @@ def main() -> None:
         messages.print(f"[bold yellow]unavailable[/] {escape(str(error))}", soft_wrap=True)
         messages.print("  `skewless doctor` looks at the data directory and the disk.", markup=False)
         sys.exit(EXIT_UNAVAILABLE)
+    except Exception as error:
+        # Looked up so that `--help` stays quick: what is not loaded cannot have raised it.
+        kafka = sys.modules.get("confluent_kafka")
+        if kafka is None or not isinstance(error, kafka.KafkaException):
+            raise
+        messages.print(f"[bold yellow]unavailable[/] Kafka: {escape(str(error.args[0]))}", soft_wrap=True)
+        messages.print("  `skewless doctor` looks at the settings and the broker.", markup=False)
+        sys.exit(EXIT_UNAVAILABLE)
 
 
 if __name__ == "__main__":

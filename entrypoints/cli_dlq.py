@@ -170,7 +170,7 @@ def show(  # noqa: PLR0913, PLR0917 - options, each with a default
 def _print_letter(letter: "Letter", now_ms: int, as_json: bool) -> None:
     from schemas.cloudevents import iso  # noqa: PLC0415
     from streams.letters import would_fail_again  # noqa: PLC0415
-    from streams.message_text import decoded, readable, readable_headers  # noqa: PLC0415
+    from streams.message_text import decoded, escaped, readable, readable_headers  # noqa: PLC0415
 
     story = {
         "reason": letter.reason,
@@ -195,8 +195,11 @@ def _print_letter(letter: "Letter", now_ms: int, as_json: bool) -> None:
     if as_json:
         Output(True).data(story)
         return
-    title = f"{letter.reason}, {spoken(letter.age_ms(now_ms))} old"
-    Output(False).record(title, {name: one for name, one in story.items() if one not in (None, "", {})})
+    title = f"{escaped(letter.reason)}, {spoken(letter.age_ms(now_ms))} old"
+    told = {name: one for name, one in story.items() if one not in (None, "", {})}
+    Output(False).record(
+        title, {name: escaped(one) if isinstance(one, str) else one for name, one in told.items()}
+    )
 
 
 @dlq.command()

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
-import orjson
 import typer
 
 from schemas.errors import Refused
@@ -164,7 +163,7 @@ def _start(text: str) -> "Start":
 
 def _print_record(record: "Record", decode: bool, as_json: bool) -> None:
     from schemas.cloudevents import iso  # noqa: PLC0415
-    from streams.message_text import readable, readable_headers  # noqa: PLC0415
+    from streams.message_text import escaped, json_line, readable, readable_headers  # noqa: PLC0415
 
     body: Any = _body(record, decode)
     place = f"{record.topic}/{record.partition}/{record.offset}"
@@ -176,12 +175,17 @@ def _print_record(record: "Record", decode: bool, as_json: bool) -> None:
         return
     typer.echo(f"{place}  {iso(record.timestamp_ms)}  key {readable(record.key)}")
     for name, value in readable_headers(record.headers).items():
-        typer.echo(f"    {name}: {value}")
+        typer.echo(f"    {escaped(name)}: {value}")
     if isinstance(body, dict):
         for name, value in body.items():
-            typer.echo(f"  {name} = {value if isinstance(value, str) else orjson.dumps(value).decode()}")
+            typer.echo(
+                f"  {escaped(name)} = {escaped(value) if isinstance(value, str) else json_line(value)}"
+            )
+    elif body is None:
+        typer.echo("  (no value: deletes this key)")
     else:
-        typer.echo(f"  {'(no value: deletes this key)' if body is None else body}")
+        # What is no object was escaped by `readable`, or is JSON all the same.
+        typer.echo(f"  {escaped(body) if isinstance(body, str) else json_line(body)}")
 
 
 def _body(record: "Record", decode: bool) -> Any:

@@ -8,6 +8,7 @@ import typer
 
 from features.definitions import registry
 from schemas.errors import InvalidMessage, Refused, RetryableError
+from schemas.transport import masked
 
 from .output import Output
 from .settings import ENV_PREFIX, Settings
@@ -32,7 +33,7 @@ def features(as_json: Json = False) -> None:
 
 
 def settings(as_json: Json = False) -> None:
-    """Print every setting in force; secrets are masked.
+    """Print every setting in force; secrets are masked, and so is what stands before an `@`.
 
     Example: SKEWLESS_HTTP_PORT=9000 skewless settings
     """
@@ -42,7 +43,7 @@ def settings(as_json: Json = False) -> None:
         [
             {
                 "variable": ENV_PREFIX + name.upper(),
-                "value": str(getattr(loaded, name)),
+                "value": masked(str(getattr(loaded, name))),
                 "what": field.description,
             }
             for name, field in Settings.model_fields.items()

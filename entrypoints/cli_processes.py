@@ -139,6 +139,8 @@ def serve(
 ) -> None:
     """Run the server until SIGTERM: POST /v1/rank, the console at /, metrics at /metrics.
 
+    At SIGTERM it is not ready any more and answers on for SKEWLESS_DRAIN_SECONDS; then it finishes and ends.
+
     Example: SKEWLESS_HTTP_PORT=8080 skewless serve
     """
     from serving.server import server, tune_interpreter  # noqa: PLC0415
@@ -150,7 +152,8 @@ def serve(
     settings = Settings.load()
     parts = wiring.serving_parts(settings, embedded_broker=embedded_broker)
     tune_interpreter()
-    running = server(parts, settings.http_host, settings.http_port)
+    drain_seconds = settings.drain_seconds
+    running = server(parts, settings.http_host, settings.http_port, drain_seconds=drain_seconds)
     try:
         listener = running.config.bind_socket()
     except SystemExit as taken:  # uvicorn has logged why

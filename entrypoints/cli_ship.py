@@ -55,7 +55,7 @@ def ship(
                 bars.update(task, completed=done, total=done + left, note=note)
 
             if once:
-                shipper.ship_once(show)
+                shipper.ship_once(show, stop.is_set)
             else:
                 shipper.run(stop.is_set, stop.wait, show)
     finally:

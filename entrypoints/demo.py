@@ -148,7 +148,9 @@ def _environment(settings: Settings) -> dict[str, str]:
     names = ("data_dir", "kafka_bootstrap_servers", "cut_every_seconds", "http_port", "delta")
     given = {f"{ENV_PREFIX}{name.upper()}": str(getattr(settings, name)) for name in names}
     # Several processes share the cores: threads that wait for each other would cost more than they give.
-    return given | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    given |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    # Nobody balances between the demo's servers: there is one.
+    return given | {f"{ENV_PREFIX}DRAIN_SECONDS": "0"}
 
 
 def _free_port(wanted: int) -> int:

@@ -131,11 +131,21 @@ def print_figures(figures: dict[str, Any], settings: Settings) -> None:
     console.print(table)
     for sample in figures["samples"]:
         console.print(_ads(sample))
-    console.print(f"console     {figures['console']}")
-    console.print(f"API         {figures['console']}openapi.json")
-    console.print(f"metrics     {figures['console']}metrics")
-    console.print(f"next        SKEWLESS_DATA_DIR={settings.data_dir} skewless release list")
-    console.print(f"            SKEWLESS_DATA_DIR={settings.data_dir} skewless recount")
+    for line in where_to_look(figures["console"], settings):
+        console.print(line)
+
+
+def where_to_look(url: str, settings: Settings) -> list[str]:
+    """Addresses of the running demo, and what to type for other commands to find it."""
+    return [
+        f"console     {url}",
+        f"API         {url}openapi.json",
+        f"metrics     {url}metrics",
+        f"broker      {settings.kafka_bootstrap_servers}, while the demo runs "
+        "(SKEWLESS_KAFKA_BOOTSTRAP_SERVERS of other commands)",
+        f"next        SKEWLESS_DATA_DIR={settings.data_dir} skewless release list",
+        f"            SKEWLESS_DATA_DIR={settings.data_dir} skewless recount",
+    ]
 
 
 def _lines(figures: dict[str, Any]) -> list[tuple[str, str]]:

@@ -92,7 +92,7 @@ def check_versions(python: tuple[int, ...], installed: Mapping[str, str]) -> Ite
     for package in dict.fromkeys(one.package for one in KNOWN_BAD):
         yield _package(package, installed.get(package))
     if not installed.keys() & {"faiss-cpu", "faiss-gpu"}:
-        yield Finding("faiss", "FAIL", "neither faiss-cpu nor faiss-gpu", "pip install 'skewless[cpu]'")
+        yield Finding("faiss", "FAIL", "neither faiss-cpu nor faiss-gpu", "in a clone: pip install '.[cpu]'")
 
 
 def _package(package: str, version: str | None) -> Finding:

@@ -3,7 +3,18 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from schemas.topics import DEAD_LETTERED, TOPICS, WINDOW_SOURCE_RETENTION_MS, Topic
+from schemas.topics import (
+    DEAD_LETTERED,
+    EMBEDDINGS_COUNTED,
+    ENGAGEMENT_OBSERVED,
+    IMPRESSION_SERVED,
+    PIN_CHANGED,
+    RANKING_LOGGED,
+    TOPICS,
+    VISIT_OBSERVED,
+    WINDOW_SOURCE_RETENTION_MS,
+    Topic,
+)
 from streams.topic_report import KafkaFacts, TopicFacts
 
 from .doctor import Finding
@@ -12,6 +23,16 @@ from .durations import spoken
 ALLOWED_SKEW_MS = 5_000
 MUCH_LAG = 100_000
 """Messages. More than a worker makes up for in a few seconds."""
+
+BROKER_TIMED = (
+    PIN_CHANGED,
+    VISIT_OBSERVED,
+    ENGAGEMENT_OBSERVED,
+    IMPRESSION_SERVED,
+    RANKING_LOGGED,
+    EMBEDDINGS_COUNTED,
+)
+"""Where an event's own time is held against the time of its message."""
 
 _ALTER = "kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {config}"
 
@@ -58,11 +79,12 @@ def check_kafka(facts: KafkaFacts, needs: Needs) -> Iterable[Finding]:
 
 
 def _out_of_reach(facts: KafkaFacts, error: str) -> Iterable[Finding]:
-    if facts.refused_login:
+    if facts.refused_login or facts.bad_settings:
         fix = (
             "Check SKEWLESS_KAFKA_SECURITY_PROTOCOL, _SASL_MECHANISM, _USERNAME, _PASSWORD, _SSL_CA_LOCATION."
         )
-        yield Finding("login", "FAIL", f"{facts.address} refuses us", fix)
+        found = f"the settings: {error}" if facts.bad_settings else f"{facts.address} refuses us"
+        yield Finding("login", "FAIL", found, fix)
     else:
         fix = "Start it, or set SKEWLESS_KAFKA_BOOTSTRAP_SERVERS; embedded: skewless broker"
         yield Finding("broker", "FAIL", f"{facts.address} is out of reach: {error}", fix)
@@ -97,8 +119,21 @@ def _settings(facts: KafkaFacts, needs: Needs) -> Iterable[Finding]:
         if "compact" in config.get("cleanup.policy", ""):
             fix = _ALTER.format(topic=topic.dlq, config="cleanup.policy=delete")
             worst.append(Finding("cleanup", "FAIL", f"{topic.dlq} is compacted: letters vanish", fix))
+    worst += _broker_time(facts)
     yield from worst or [Finding("topic settings", "OK", "clean-up and retention are as they have to be")]
     yield from _replication(facts)
+
+
+def _broker_time(facts: KafkaFacts) -> Iterable[Finding]:
+    """A wrong clock can only be told where the broker, and not whoever produces, says when a message came."""
+    setting, wanted = "message.timestamp.type", "LogAppendTime"
+    there = [topic.name for topic in BROKER_TIMED if topic.name in facts.topics]
+    wrong = [name for name in there if facts.topics[name].config.get(setting, wanted) != wanted]
+    if wrong:
+        found = f"{', '.join(wrong)}: stamped by producers; one whose clock is ahead is not noticed"
+        command = _ALTER.format(topic="$topic", config=f"{setting}={wanted}")
+        fix = f"for topic in {' '.join(wrong)}; do {command}; done"
+        yield Finding("broker time", "WARN", found, fix)
 
 
 def _topic_settings(topic: Topic, said: Mapping[str, str], needs: Needs) -> Iterable[Finding]:

@@ -13,14 +13,16 @@ from index.canaries import CANARIES, read_canaries
 from index.gates import Gate
 from index.loading import load_index
 from index.release_contract import Moves
-from index.snapshots import falls_behind, newest_of_tiers, retain_snapshots, snapshot_manifest
+from index.snapshots import falls_behind, newest_of_tiers, snapshot_manifest
 from models.live_towers import LockedLiveTowers, locked_live_towers, read_live_towers
 from models.predictor import QueryTower
 from schemas.errors import Refused, RetryableError
+from schemas.logs import ReleasePublished
 from schemas.manifests import CheckResult, ReleaseManifest, SnapshotManifest
 from schemas.tiers import Tiers, VersionPolicy
 
 from .canaries import canaries
+from .retention import clean_up
 from .rolling_back import follow_rollback
 from .rollover_record import close_rollover, read_rollover
 from .settings import Settings
@@ -145,13 +147,30 @@ class Releaser:
     def __init__(self, settings: Settings, gates: Sequence[Gate] = (), actor: str = ACTOR) -> None:
         self._settings, self._gates, self._actor = settings, gates, actor
         self._store = release_store(settings)
+        self._cleaned = False
 
     def __call__(self, snapshot: SnapshotManifest) -> None:
-        """Build, check, publish. A refused snapshot is logged; what is live stays."""
-        self._try(snapshot)
+        """Build, check, publish. A refused snapshot is logged; what is live stays.
+
+        A candidate's may fail in any way: whoever calls goes on, it cuts the serving tower too.
+        """
+        if not self._cleaned:
+            # What a process left that died here, of a full disk maybe, would be in the way of this one.
+            self._clean_up(snapshot.tier)
         try:
+            self._try(snapshot)
+        except Exception:
+            if not self._of_candidate(snapshot):
+                raise
+            log.exception("snapshot %s, of a candidate, was not released", snapshot.snapshot_id)
+        finally:
             # Published or not: while releases are refused for days, snapshots go on being cut.
-            self._retain(snapshot.tier)
+            self._clean_up(snapshot.tier)
+
+    def _clean_up(self, tier: str) -> None:
+        self._cleaned = True
+        try:
+            clean_up(self._settings, self._store, tier)
         except (Refused, RetryableError) as error:
             log.warning("old releases and snapshots stay until the next snapshot: %s", error)
 
@@ -180,6 +199,11 @@ class Releaser:
                 tried = ids
         log.warning("snapshot %s was not released: others published all the time", snapshot.snapshot_id)
 
+    def _of_candidate(self, snapshot: SnapshotManifest) -> bool:
+        """Whether another tower than that of the snapshot's rows stands first in LIVE."""
+        live = read_live_towers(self._settings.towers_dir)
+        return bool(live) and live[0] not in snapshot.versions
+
     def _snapshots_for(self, snapshot: SnapshotManifest) -> list[str]:
         if len(snapshot.versions) != 1:
             return [snapshot.snapshot_id]  # the builder says what is wrong with it
@@ -193,41 +217,35 @@ class Releaser:
         with locked_live_towers(self._settings.towers_dir) as live:
             moves = self._store.audit()
             self._follow_rollback(moves, live)
-            if self._publish(manifest, moves, live, seen):
-                self._settle_towers(manifest.tower_version, live)
-                close_rollover(self._settings, live, self._store.audit()[-1])
+            # Not the trail as it is now: a rollback may have come since, and LIVE follows it next.
+            if after := self._publish(manifest, moves, live, seen):
+                self._settle_towers(manifest.tower_version, after, live)
+                close_rollover(self._settings, live, after)
 
     def _follow_rollback(self, moves: Moves, towers: LockedLiveTowers) -> None:
         record = read_rollover(self._settings)
         if moves and (record is None or record.candidate != moves[-1].tower_version):
             follow_rollback(moves, towers)
 
-    def _retain(self, tier: str) -> None:
-        self._store.retain(self._settings.keep_releases)
-        for name in {tier, *(one.name for one in self._settings.tiers().tiers)}:
-            retain_snapshots(
-                self._settings.snapshots_dir,
-                name,
-                self._settings.keep_releases,
-                self._settings.keep_snapshot_days,
-            )
-
     def _publish(
         self, manifest: ReleaseManifest, moves: Moves, live: LockedLiveTowers, seen: str | None
-    ) -> bool:
-        """Publish unless it is live, was taken back, or is not wanted; whether LIVE is to be settled.
+    ) -> Moves:
+        """Publish unless it is live, was taken back, or is not wanted.
 
+        Returns the moves up to this release's when it is live, and LIVE is to be settled; else none.
         Raises Refused (`current_moved`) when another release than `seen` is live.
         """
         if manifest.release_id == self._store.current():
-            return True  # a crash may have come before the towers were settled
-        if manifest.release_id in {move.release_id for move in moves}:
+            return moves  # a crash may have come before the towers were settled
+        # Rebuilt from the same snapshots it may have other bytes: another kind of index, or an HNSW graph.
+        again = [one.release_id == manifest.release_id or _same_rows(one, manifest) for one in moves]
+        if any(again):
             # A restarted cutter tells of its newest snapshots again: one that was rolled back stays so.
-            return False
+            return moves if again[-1] else []
         if why := self._unwanted(manifest, moves, live.read()):
             log.info("release %s is built and not published: %s", manifest.release_id, why)
-            return False
-        self._store.publish(
+            return []
+        move = self._store.publish(
             manifest.release_id,
             actor=self._actor,
             reason=f"snapshot {manifest.snapshot_id}",
@@ -236,7 +254,7 @@ class Releaser:
             min_rows_ratio=self._settings.min_rows_ratio,
         )
         log.info("release %s is live (%d Pins)", manifest.release_id, manifest.index.rows)
-        return True
+        return [*moves, move]
 
     def _unwanted(self, manifest: ReleaseManifest, moves: Moves, live: Sequence[str]) -> str:
         """Why this release does not go live by itself now; empty when it does."""
@@ -261,7 +279,7 @@ class Releaser:
         )
         return next((why for why in whys if why), "")
 
-    def _settle_towers(self, serving: str, towers: LockedLiveTowers) -> None:
+    def _settle_towers(self, serving: str, moves: Moves, towers: LockedLiveTowers) -> None:
         """After a rollover the tower that went live is the serving one, and those before it retire.
 
         A candidate is released only when its snapshots cover every Pin of the serving tower, so nothing
@@ -270,7 +288,7 @@ class Releaser:
         record = read_rollover(self._settings)
         if record is not None and record.candidate == serving:
             return  # `close_rollover` settles them, unless this release is from before the rollover
-        moves, live = self._store.audit(), towers.read()
+        live = towers.read()
         candidate = None if record is None else record.candidate
         if live[:1] == [serving] and moves[-1].action == "publish":
             # One that was turned away by a rollback was kept until the serving tower was level with it.
@@ -281,3 +299,8 @@ class Releaser:
         live = towers.read()
         if serving in live and live[0] != serving:
             towers.write(live[live.index(serving) :])
+
+
+def _same_rows(move: ReleasePublished, manifest: ReleaseManifest) -> bool:
+    """Whether the release of a move was built from the same snapshots, for the same tower."""
+    return (move.snapshot_id, move.tower_version) == (manifest.snapshot_id, manifest.tower_version)

@@ -1,19 +1,24 @@
 """Going back a release, and with it to the tower that it is of."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from features.definitions import registry
-from index.release_contract import Expected
-from models.live_towers import LockedLiveTowers, locked_live_towers
-from schemas.errors import Refused
+from index.release_contract import Expected, Releases
+from models.live_towers import LockedLiveTowers, free_live_towers
+from schemas.errors import Refused, RetryableError
 from schemas.logs import ReleasePublished
 
 from .settings import Settings
 from .store_connection import release_store
 
 log = logging.getLogger(__name__)
+
+_TRIES = 20
+_PAUSE_SECONDS = 0.1
+"""LIVE is locked for an instant by most, and for a whole upload by who publishes to an object store."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +35,38 @@ def roll_back(settings: Settings, actor: str, reason: str, expected: Expected) -
     When that is of another tower, the workers embed with that one again. The one that was turned away stays
     behind it in LIVE until a snapshot of the old one is level with it, because until then only its rows
     tell what has changed; it is not released by itself again. A candidate of a rollover under way stays.
+    The pointer moves first and waits for nobody: who is publishing then is refused (`current_moved`).
     Raises Refused as `Releases.rollback` does.
     """
     store = release_store(settings)
-    with locked_live_towers(settings.towers_dir) as towers:
-        before = store.comparable_live()
-        move = store.rollback(
-            actor=actor,
-            reason=reason,
-            expected_current=expected,
-            registry_hash=registry().content_hash,
-        )
-        if before is not None and before.tower_version == move.tower_version:
-            return RolledBack(move, None)
-        return RolledBack(move, follow_rollback([move], towers))
+    before = store.comparable_live()
+    move = store.rollback(
+        actor=actor,
+        reason=reason,
+        expected_current=expected,
+        registry_hash=registry().content_hash,
+    )
+    known = before is not None and before.release_id == move.previous_release_id
+    if known and before is not None and before.tower_version == move.tower_version:
+        return RolledBack(move, None)
+    return RolledBack(move, _follow_soon(settings, store))
+
+
+def _follow_soon(settings: Settings, store: Releases) -> list[str] | None:
+    """`follow_rollback`, unless LIVE stays locked: then whoever publishes, or the next cutter, follows it."""
+    try:
+        for left in reversed(range(_TRIES)):
+            try:
+                with free_live_towers(settings.towers_dir) as towers:
+                    # Looked at anew: somebody may have published since, and settled the towers by that.
+                    return follow_rollback(store.audit(), towers)
+            except Refused as refused:
+                if refused.code != "live_locked" or not left:
+                    raise
+            time.sleep(_PAUSE_SECONDS)
+    except (Refused, RetryableError, OSError) as error:
+        log.warning("the next cutter will name the tower that was rolled back to first in LIVE: %s", error)
+    return None
 
 
 def follow_rollback(moves: Sequence[ReleasePublished], towers: LockedLiveTowers) -> list[str] | None:

@@ -27,7 +27,7 @@ from .candidate_traces import (
 from .releasing import BuildWish, build_from_snapshots
 from .rollover_cost import worker_counters
 from .rollover_progress import candidate_snapshot, rollover_progress
-from .rollover_record import close_rollover, read_rollover, remove_rollover, write_rollover
+from .rollover_record import close_rollover, read_rollover, remove_rollover, went_live, write_rollover
 from .settings import Settings
 from .store_connection import release_store
 
@@ -131,7 +131,8 @@ def _finish(settings: Settings, version: str, wish: RolloverWish, times: Times) 
                 raise Refused(
                     "rollover_incomplete", "LIVE to name the candidate", "another LIVE", "It was aborted."
                 )
-            store.publish(
+            moves = store.audit()
+            line = store.publish(
                 release_id,
                 actor=wish.actor,
                 reason=wish.reason,
@@ -139,13 +140,14 @@ def _finish(settings: Settings, version: str, wish: RolloverWish, times: Times) 
                 registry_hash=registry().content_hash,
                 min_rows_ratio=settings.min_rows_ratio,
             )
-            close_rollover(settings, towers, store.audit()[-1])
+            # Not the trail as it is now: a rollback may have come since, and LIVE follows it next.
+            close_rollover(settings, towers, [*moves, line])
     else:
         live = store.comparable_live()
         if progress is None and (live is None or live.tower_version != version):
             _record_of(settings, version)  # it was aborted since the look at it
         with locked_live_towers(settings.towers_dir) as towers:
-            close_rollover(settings, towers, store.audit()[-1])
+            close_rollover(settings, towers, store.audit())
     discard_runs(settings, version, keep=())
     current = store.current()
     assert current is not None
@@ -161,7 +163,7 @@ def abort_rollover(settings: Settings, version: str, times: Times) -> list[str]:
     record = _record_of(settings, version)
     with locked_live_towers(settings.towers_dir) as towers:
         moves = release_store(settings).audit()
-        if moves and moves[-1].tower_version == version and moves[-1].occurred_at_ms >= record.started_ms:
+        if went_live(record, moves):
             raise Refused(
                 "already_live",
                 f"a candidate that is not live yet, to abort the rollover to {version[:12]}",
@@ -236,6 +238,7 @@ def _record(settings: Settings, version: str, serving: str, wish: RolloverWish, 
         kept_releases=releases_of(settings, version),
         kept_runs=EmbeddingRuns(settings.embeddings_dir).names(version),
         baseline=worker_counters(settings),
+        moves=len(release_store(settings).audit()),
     )
 
 

@@ -13,7 +13,7 @@ from streams.cutter_status import CutterStatus, read_cutter_status
 from streams.embedding_runs import EmbeddingRuns, run_prefix
 
 from .rollover_cost import Cost, embed_statuses, rollover_cost
-from .rollover_record import read_rollover
+from .rollover_record import read_rollover, went_live
 from .settings import Settings
 from .store_connection import release_store
 from .wiring import cutter_lock
@@ -89,13 +89,8 @@ def rollover_progress(settings: Settings, now_ms: int) -> Progress | None:
 def _state(settings: Settings, record: Rollover, live: ReleaseManifest | None, missing: list[str]) -> str:
     if record.candidate not in read_live_towers(settings.towers_dir):
         return "interrupted"
-    moves = release_store(settings).audit()
-    if (
-        live is not None
-        and live.tower_version == record.candidate
-        and moves
-        and moves[-1].occurred_at_ms >= record.started_ms
-    ):
+    served = live is not None and live.tower_version == record.candidate
+    if served and went_live(record, release_store(settings).audit()):
         return "live"
     return "under way" if missing else "ready"
 

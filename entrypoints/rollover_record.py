@@ -2,9 +2,9 @@
 
 import logging
 
+from index.release_contract import Moves
 from models.live_towers import LockedLiveTowers
 from schemas.artefacts import manifest_bytes, write_atomic
-from schemas.logs import ReleasePublished
 from schemas.rollovers import Rollover, parse_rollover
 from streams.embedding_runs import ASSEMBLED, EmbeddingRuns
 
@@ -34,15 +34,25 @@ def remove_rollover(settings: Settings) -> None:
     (settings.towers_dir / _FILE).unlink(missing_ok=True)
 
 
-def close_rollover(settings: Settings, towers: LockedLiveTowers, last_move: ReleasePublished) -> bool:
-    """End the rollover whose candidate went live by this move: old towers leave LIVE, the record goes.
+def went_live(record: Rollover, moves: Moves) -> bool:
+    """Whether the newest move made the candidate live after the rollover began.
+
+    The trail's length tells, not two machines' clocks. A trail that was started anew is shorter.
+    """
+    if not moves or moves[-1].tower_version != record.candidate:
+        return False
+    if record.moves is None:  # begun before they were counted
+        return moves[-1].occurred_at_ms >= record.started_ms
+    return len(moves) != record.moves
+
+
+def close_rollover(settings: Settings, towers: LockedLiveTowers, moves: Moves) -> bool:
+    """End the rollover whose candidate the newest move made live: old towers leave LIVE, the record goes.
 
     Harmless when done again. A release of the candidate that was live before the rollover ends nothing.
     """
     record = read_rollover(settings)
-    if record is None or record.candidate != last_move.tower_version:
-        return False
-    if last_move.occurred_at_ms < record.started_ms:
+    if record is None or not went_live(record, moves):
         return False
     live = towers.read()
     if record.candidate in live:

@@ -35,8 +35,10 @@ class Settings(BaseSettings):
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="PLAINTEXT is refused to a host that is not loopback unless allowed below"
     )
-    kafka_sasl_mechanism: str = Field("", description="such as SCRAM-SHA-512; with SASL_… only")
-    kafka_sasl_username: str = Field("", description="with SASL_… only")
+    kafka_sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "", description="empty: SCRAM-SHA-512; with SASL_… only"
+    )
+    kafka_sasl_username: str = Field("", description="needed with SASL_…, as is the password")
     kafka_sasl_password: SecretStr = Field(SecretStr(""), description="never printed")
     kafka_ssl_ca_location: str = Field("", description="file of the CA certificates; empty: the system's own")
     kafka_replication_factor: int = Field(
@@ -160,6 +162,9 @@ class Settings(BaseSettings):
 
     http_host: str = Field("127.0.0.1", description="address that the server binds")
     http_port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
+    drain_seconds: float = Field(
+        2.0, ge=0, le=600, description="how long a server that is told to end answers on, not ready any more"
+    )
     metrics_host: str = Field(
         "127.0.0.1", description="address that --metrics-port of a process binds; the server's is http_host"
     )

@@ -7,7 +7,7 @@ from index.object_store import S3Location, s3_objects
 from index.release_contract import Releases
 from index.releases import ReleaseStore
 from schemas.errors import Refused
-from schemas.transport import remote_hosts
+from schemas.transport import masked, remote_hosts
 
 from .settings import Settings
 
@@ -26,7 +26,7 @@ def s3_location(settings: Settings) -> S3Location:
     address = _address(settings.store_url)
     if address.scheme != "s3" or not address.netloc or address.query:
         fix = "Set SKEWLESS_STORE_URL=s3://bucket/prefix, or leave it empty for the data directory."
-        raise Refused("store_url", "s3://bucket or s3://bucket/prefix", repr(settings.store_url), fix)
+        raise Refused("store_url", "s3://bucket or s3://bucket/prefix", repr(masked(settings.store_url)), fix)
     return S3Location(
         bucket=address.netloc,
         prefix=address.path.strip("/"),
@@ -63,7 +63,8 @@ def _allow_http(settings: Settings) -> bool:
         return False
     if endpoint.scheme != "http" or not endpoint.netloc:
         fix = "Set an address such as https://minio:9000, or leave it empty for Amazon."
-        raise Refused("store_endpoint", "an http or https address", repr(settings.store_endpoint), fix)
+        came = repr(masked(settings.store_endpoint))
+        raise Refused("store_endpoint", "an http or https address", came, fix)
     # A port so that a bare IPv6 address is not cut at its last colon.
     remote = remote_hosts(f"[{endpoint.hostname}]:0")
     if remote and not settings.store_allow_http:

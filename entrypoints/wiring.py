@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,11 @@ from features.definitions import registry
 from features.pin_state import PIN_RECORD
 from features.store import RocksStore
 from features.user_state import USER_RECORD
-from models.checkpoint import read_tower_manifest
 from models.live_towers import read_live_towers
-from models.predictor import PinTower
 from schemas.artefacts import write_atomic
 from schemas.errors import Refused
 from schemas.file_locks import held_alone
-from schemas.manifests import SnapshotManifest, TowerManifest
+from schemas.manifests import SnapshotManifest
 from serving.auction import AuctionPolicy
 from serving.clock import system_clock
 from serving.delta_reader import DeltaPolicy
@@ -42,6 +40,7 @@ from streams.worker import EnrichmentWorker
 from streams.worker_settings import Times, WorkerSettings
 
 from .kafka_connection import kafka_settings
+from .loaded_towers import LiveManifests, LiveTowers
 from .registry_connection import wire_formats
 from .rolling_back import roll_back
 from .settings import Settings
@@ -56,25 +55,13 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class LiveTowers:
-    """LIVE, as loaded towers: looks at the file whenever it is asked, loads each version once.
+def since_boot_seconds() -> float:
+    """A monotonic clock that goes on while the machine is suspended, where the system has one (Linux).
 
-    Looking takes microseconds. A worker that took partitions over with an older LIVE would take back that
-    their events are embedded with a new tower, and the batch job of a rollover would begin those again.
+    By another one a worker on a machine that slept would not know that it was away.
     """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._towers: dict[str, PinTower] = {}
-
-    def __call__(self) -> Sequence[PinTower]:
-        """The towers to embed with now, the serving one first; empty when LIVE is not there yet."""
-        root, device = self._settings.towers_dir, self._settings.device
-        self._towers = {
-            version: self._towers.get(version) or PinTower.load(root, version, registry(), device)
-            for version in read_live_towers(root)
-        }
-        return tuple(self._towers.values())
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def wait_for_live_tower(settings: Settings, stopped: Callable[[], bool]) -> None:
@@ -114,7 +101,7 @@ def enrichment_worker(
             store,
             LiveTowers(settings),
             EnrichmentTelemetry(metrics),
-            time.monotonic,
+            since_boot_seconds,
             KafkaClients(formats=formats),
             Times(cpu_seconds=cpu_seconds),
         )
@@ -125,22 +112,6 @@ def cut_policy(settings: Settings) -> CutPolicy:
     if settings.cut_every_seconds:
         return WallClockCut(every_seconds=settings.cut_every_seconds)
     return EventTimeCut() if settings.cut_clock == "event" else WallClockCut()
-
-
-class LiveManifests:
-    """LIVE, as manifests, the serving tower's first. A version never changes: it is read and checked once."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._root = settings.towers_dir
-        self._known: dict[str, TowerManifest] = {}
-
-    def __call__(self) -> list[TowerManifest]:
-        """Those that are live now. Raises Refused for one that is damaged or not there."""
-        live = read_live_towers(self._root)
-        self._known = {
-            version: self._known.get(version) or read_tower_manifest(self._root, version) for version in live
-        }
-        return list(self._known.values())
 
 
 def cutter_lock(settings: Settings, tier: str) -> Path:
@@ -243,7 +214,11 @@ def serving_parts(settings: Settings, *, embedded_broker: bool) -> ServingParts:
 
 
 def fresh_rows(settings: Settings) -> Callable[[], KafkaFreshRows] | None:
-    """What the delta segment is read from; None where there is no broker, or none is wanted."""
+    """What the delta segment is read from; None where there is no broker, or none is wanted.
+
+    Raises Refused for a connection that is not allowed: here, where it ends the command, and not in a thread.
+    """
     if settings.delta == "off" or not settings.kafka_bootstrap_servers:
         return None
-    return lambda: KafkaFreshRows(kafka_settings(settings))
+    kafka = kafka_settings(settings)
+    return lambda: KafkaFreshRows(kafka)

@@ -15,8 +15,9 @@ from serving.delta_reader import DeltaPolicy, FreshFeed
 from serving.delta_telemetry import DeltaTelemetry
 from serving.leaf_app import LeafParts
 from serving.leaf_feed import ShardFeed, caught_up
-from serving.leaf_releases import HeldReleases, LeafWatcher
+from serving.leaf_releases import HeldReleases
 from serving.leaf_search import LoadedShard, ShardLoader
+from serving.leaf_watcher import LeafWatcher
 from serving.remote_leaves import LeafPolicy, Leaves
 from serving.shard_telemetry import LeafTelemetry, RootTelemetry
 
@@ -54,7 +55,8 @@ def root_leaves(settings: Settings, metrics: CollectorRegistry, clock: Clock) ->
 def leaf_parts(settings: Settings, shard: Shard, fresh: Callable[[], FreshFeed] | None) -> LeafParts:
     """One leaf over the data directory or the object store; `fresh` connects to the topics of its delta."""
     clock, releases, metrics = system_clock(), release_store(settings), CollectorRegistry()
-    held, telemetry = HeldReleases(clock.seconds), LeafTelemetry(metrics)
+    delta = None if fresh is None else DeltaTelemetry(metrics)
+    held, telemetry = HeldReleases(clock.seconds), LeafTelemetry(metrics, delta)
     loader = ShardLoader(
         releases,
         registry(),
@@ -66,17 +68,15 @@ def leaf_parts(settings: Settings, shard: Shard, fresh: Callable[[], FreshFeed] 
     )
     load: Callable[[str], LoadedShard] = loader.load
     follower = None
-    if fresh is not None:
+    if fresh is not None and delta is not None:
         policy = DeltaPolicy(
             refresh_seconds=settings.delta_refresh_seconds,
             catch_up_seconds=settings.delta_catch_up_seconds,
             max_vectors=settings.delta_max_vectors,
         )
-        follower = DeltaFollower(
-            lambda: ShardFeed(fresh(), shard), policy, clock, DeltaTelemetry(metrics).show, _became
-        )
+        follower = DeltaFollower(lambda: ShardFeed(fresh(), shard), policy, clock, delta.show, _became)
         load = caught_up(load, follower)
-    watcher = LeafWatcher(releases.current, load, held, clock, telemetry.loaded)
+    watcher = LeafWatcher(releases.current, load, held, clock, telemetry.loaded, releases.last_seen)
     poll_seconds = settings.store_poll_seconds if settings.store_url else 0.2
     return LeafParts(shard, held, watcher, telemetry, clock, poll_seconds, follower)
 

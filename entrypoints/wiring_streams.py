@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from schemas.artefacts import write_atomic
 from schemas.errors import Refused, RetryableError
+from schemas.skew import SkewAlerted
+from schemas.topics import SKEW_ALERTED
 from streams.attribution import AttributionStep
 from streams.attribution_telemetry import AttributionTelemetry
 from streams.impressions import ImpressionsStep
@@ -24,6 +27,8 @@ from streams.step_outlet import KafkaStepOutlet
 from streams.step_source import KafkaStepSource
 from streams.steps import Step
 from streams.stream_telemetry import StreamTelemetry
+from streams.topic_reader import TopicReader
+from streams.topic_rows import newest_rows
 from streams.window_store import WindowStore
 from streams.windows import WindowSettings, WindowsStep
 from streams.wire_format import WireFormats
@@ -57,7 +62,19 @@ def _attribution(settings: Settings, folder: Path, metrics: CollectorRegistry) -
 
 
 def _skew_monitor(settings: Settings, folder: Path, metrics: CollectorRegistry) -> Step:
-    return SkewMonitorStep(folder, skew_rules(settings), SkewTelemetry(metrics))
+    told = partial(alerts_told, settings)
+    return SkewMonitorStep(folder, skew_rules(settings), SkewTelemetry(metrics), told)
+
+
+def alerts_told(settings: Settings) -> list[SkewAlerted]:
+    """The newest row of every skew alert; none without a broker or that topic. Raises RetryableError."""
+    if not settings.kafka_bootstrap_servers:
+        return []
+    with TopicReader(kafka_settings(settings)) as reader:
+        if SKEW_ALERTED.name not in reader.topics():
+            return []
+        found = [row for rows in newest_rows(reader, SKEW_ALERTED) for row in rows]
+    return [row for row in found if isinstance(row, SkewAlerted)]
 
 
 FACTORIES: dict[str, StepFactory] = {

@@ -66,11 +66,20 @@ class DayBuckets:
             np.add.at(found[:, :, place], (self.slot[inside], self.kind[inside]), self.count[inside])
         return found
 
-    def first_of(self, days: Ints) -> Ints:
-        """Per slot the smallest of these (ascending) days on which it has a count; -1 where there is none."""
-        first = np.full(self.slots, np.iinfo(np.int64).max)
+    def first_day(self) -> Ints:
+        """Per slot the first day on which it has a count; -1 where there is none."""
+        return self._first(np.full(len(self.day), True))
+
+    def first_and_last(self, days: Ints) -> tuple[Ints, Ints]:
+        """Per slot the first and the last of these days on which it has a count; -1 where there is none."""
         inside = np.isin(self.day, days)
-        np.minimum.at(first, self.slot[inside], self.day[inside])
+        last = np.full(self.slots, -1, np.int64)
+        np.maximum.at(last, self.slot[inside], self.day[inside])
+        return self._first(inside), last
+
+    def _first(self, counts: npt.NDArray[np.bool_]) -> Ints:
+        first = np.full(self.slots, np.iinfo(np.int64).max)
+        np.minimum.at(first, self.slot[counts], self.day[counts])
         return np.where(first == np.iinfo(np.int64).max, -1, first)
 
 
@@ -128,11 +137,11 @@ def touched_days(before: int | None, after: int) -> Ints:
     """Days whose counts enter or leave a window when the day moves from `before` to `after`; ascending.
 
     Without a `before`: all that are in a window as of `after`. Windows move by the day, so a step of one
-    day touches five days whatever their length.
+    day touches five days whatever their length. No day is before the epoch.
     """
     if before is None:
-        return np.arange(after - LONGEST_DAYS, after)
+        return np.arange(max(after - LONGEST_DAYS, 0), after)
     days = [np.arange(before, after)]
     days += [np.arange(before - window, after - window) for window in VISIT_WINDOWS_DAYS]
     unique = np.unique(np.concatenate(days))
-    return unique[(unique >= before - LONGEST_DAYS) & (unique < after)]
+    return unique[(unique >= max(before - LONGEST_DAYS, 0)) & (unique < after)]

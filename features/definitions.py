@@ -1,4 +1,4 @@
-"""The features. The only file to touch when one is added (and its golden values)."""
+"""The features. CONTRIBUTING.md says what else a new one needs."""
 
 from functools import cache
 
@@ -11,7 +11,6 @@ from .registry import Entity, FeatureRegistry, FeatureSpec, Path, Transform
 from .user_state import HISTORY, SEGMENTS
 
 _L1 = frozenset({Path.TRAINING, Path.L1_EMBEDDING})
-_DAY_SECONDS = 86_400
 
 
 class _Family:
@@ -37,9 +36,7 @@ class _Family:
             buckets=buckets,
         )
 
-    def numbers(
-        self, transform: Transform, source: tuple[str, ...], size: int, ttl_seconds: int | None = None
-    ) -> FeatureSpec:
+    def numbers(self, transform: Transform, source: tuple[str, ...], size: int) -> FeatureSpec:
         """A dense feature of `size` numbers (1 gives a plain number)."""
         return FeatureSpec(
             name=transform.__name__,
@@ -51,7 +48,6 @@ class _Family:
             doc=(transform.__doc__ or "").strip(),
             paths=_L1,
             source=source,
-            ttl_seconds=ttl_seconds,
         )
 
 
@@ -75,13 +71,13 @@ def registry() -> FeatureRegistry:
             catalogue.ids(t.advertiser, ("advertiser_id",), t.ADVERTISER_BUCKETS),
             catalogue.numbers(t.content, ("content_embedding",), CONTENT_DIMENSION),
             merchandising.numbers(t.price, ("price_micros",), 1),
-            merchandising.numbers(t.display_share, ("display_stores",), DISPLAY_LOCATIONS, 8 * _DAY_SECONDS),
-            merchandising.numbers(t.mailer_share, ("mailer_stores",), MAILER_LOCATIONS, 8 * _DAY_SECONDS),
+            merchandising.numbers(t.display_share, ("display_stores",), DISPLAY_LOCATIONS),
+            merchandising.numbers(t.mailer_share, ("mailer_stores",), MAILER_LOCATIONS),
             merchandising.numbers(t.coupon_count, ("coupons",), COUPON_CAMPAIGN_TYPES),
             ads.numbers(
                 t.targeting_flags, ("interest_targeting", "search_term_targeting", "auto_targeting"), 3
             ),
-            ads.numbers(t.offsite_visits, ("offsite_visits",), len(VISIT_WINDOWS_DAYS), 8 * _DAY_SECONDS),
+            ads.numbers(t.offsite_visits, ("offsite_visits",), len(VISIT_WINDOWS_DAYS)),
             users.ids(t.history_pins, ("history_pins",), t.PIN_BUCKETS, (HISTORY,)),
             users.ids(t.history_categories, ("history_categories",), l3, (HISTORY,)),
             users.numbers(t.history_weights, ("history_scores",), HISTORY),

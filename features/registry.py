@@ -55,8 +55,6 @@ class FeatureSpec:
     buckets: int | None = None
     """Size of the id space of a categorical feature; ids are 0 (missing) to buckets - 1."""
     default: float = 0.0
-    ttl_seconds: int | None = None
-    """Older values count as missing; None means they never expire."""
     version: int = 1
 
     def declaration(self) -> dict[str, object]:
@@ -70,7 +68,6 @@ class FeatureSpec:
             "source": list(self.source),
             "buckets": self.buckets,
             "default": self.default,
-            "ttl_seconds": self.ttl_seconds,
             "version": self.version,
             "paths": sorted(path.value for path in self.paths),
         }

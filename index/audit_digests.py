@@ -27,6 +27,21 @@ def append_digest(trail: Path, line: bytes) -> None:
         write_atomic(path, b"".join(digest + b"\n" for digest in digests))
 
 
+def complete_digests(trail: Path) -> None:
+    """Put down the digest that a crash prevented, before the next line comes: only one may be missing.
+
+    Digests that differ from the lines stay as they are: `check_digests` refuses them. The caller is the only
+    writer.
+    """
+    path = trail.with_suffix(_SUFFIX)
+    kept = _read(path)
+    if kept is None or not trail.exists():
+        return
+    digests = list(_digests(trail.read_bytes().split(b"\n")[:-1]))
+    if kept == digests[:-1] and digests:
+        append_durably(path, digests[-1])
+
+
 def check_digests(trail: Path, lines: Sequence[bytes], *, unfinished: int) -> None:
     """Compare the lines of a trail with their digests.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from schemas.artefacts import (
     file_entry,
     manifest_bytes,
+    naming,
     publish_staged,
     staged,
     verify_files,
@@ -257,7 +258,8 @@ def _link_or_copy(source: Path, directory: Path) -> bool:
         fix = "Newer snapshots came and it was cleared away: build from those."
         raise Refused("missing_file", str(source.name), f"{source.parent.name} is gone", fix) from error
     except OSError:
-        shutil.copyfile(source, target)
+        with naming(target):
+            shutil.copyfile(source, target)
         return False
     return True
 

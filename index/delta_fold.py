@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from features.pin_state import STATUS_CODES
 from schemas.manifests import Offsets
 
 from .embedding_table import EmbeddedBatch, EmbeddingTable, newer
@@ -17,6 +18,9 @@ from .row_files import Attributes, Matrix
 
 Ints = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
+
+_DELETED = STATUS_CODES["deleted"]
 
 NO_VERSION = ""
 """In a batch: rows without an embedding (state records). In the fold: where every row's attributes go."""
@@ -62,7 +66,7 @@ class Base:
         rows = places if self._order is None else self._order[places]
         return np.where(self._pin_ids[places] == pin_ids, rows, -1).astype(np.int64)
 
-    def outdated(self, fields: Attributes) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    def outdated(self, fields: Attributes) -> tuple[Ints, Flags]:
         """The row of each Pin (-1 for none), and whether `fields` are newer than it, or it is not there."""
         rows = self.find(fields["pin_id"])
         there = np.flatnonzero(rows >= 0)
@@ -80,7 +84,8 @@ class DeltaFold:
     """A function of the set of rows that came, as `EmbeddingTable` is. One thread uses it at a time.
 
     It holds at most `max_vectors` embeddings of each tower version: a Pin that comes when there is no room
-    keeps its older embedding (the release's, if it has one). Attributes are taken in of every Pin.
+    keeps its older embedding (the release's, if it has one). Attributes are taken in of every Pin. A deleted
+    Pin's embedding is scored by nobody: it gives way to one that is, and counts as refused to nobody.
     """
 
     def __init__(self, max_vectors: int) -> None:
@@ -171,8 +176,9 @@ class DeltaFold:
             if version == NO_VERSION:
                 taken[rows] = False
             elif version in self.refused:
-                taken[rows] = self._has_room(version, batch.attributes["pin_id"][rows])
-                self.refused[version] += int((~taken[rows]).sum())
+                live = batch.attributes["status"][rows] != _DELETED
+                taken[rows] = self._has_room(version, batch.attributes["pin_id"][rows], live)
+                self.refused[version] += int((~taken[rows] & live).sum())
         if taken.all():
             return batch
         places = np.flatnonzero(taken)
@@ -184,11 +190,21 @@ class DeltaFold:
             batch.version_code[places],
         )
 
-    def _has_room(self, version: str, pin_ids: Ints) -> npt.NDArray[np.bool_]:
-        room = self.max_vectors - self._table.size(version)
-        if len(pin_ids) <= room:
+    def _has_room(self, version: str, pin_ids: Ints, live: Flags) -> Flags:
+        if len(pin_ids) <= self.max_vectors - self._table.size(version):
             return np.ones(len(pin_ids), np.bool_)
+        held = self._table.attributes(version)
+        gone = self._deleted(pin_ids[~live])
+        kept = np.flatnonzero((held["status"] != _DELETED) & ~np.isin(held["pin_id"], gone))
+        if len(kept) < self._table.size(version):
+            self._table.retain(version, kept)
+        room = max(self.max_vectors - len(kept), 0)
         there = self._table.slots(version, pin_ids) >= 0
-        come, first = np.unique(pin_ids[~there], return_index=True)
-        let_in = come[np.argsort(first)][: max(room, 0)]
-        return there | np.isin(pin_ids, let_in)
+        come, first = np.unique(pin_ids[~there & live], return_index=True)
+        return there | (live & np.isin(pin_ids, come[np.argsort(first)][:room]))
+
+    def _deleted(self, pin_ids: Ints) -> Ints:
+        """Those of these Pins whose newest attributes say so: a row that does may have come late."""
+        status = self.attributes()["status"][self.slots(pin_ids)]
+        gone: Ints = pin_ids[status == _DELETED]
+        return gone

@@ -219,8 +219,11 @@ class EmbeddingTable:
                 counts += table.apply(batch, rows)
         return counts
 
-    def load(self, version: str, rows: SnapshotRows) -> None:
-        """Start a kept version from a snapshot's rows (of that version only)."""
+    def load(self, version: str, rows: SnapshotRows, changed: bool = False) -> None:
+        """Start a kept version from a snapshot's rows (of that version only).
+
+        `changed` says that the snapshot had others besides: what is durable is not what is here.
+        """
         attributes = rows.attributes
         table = _VersionTable(version, rows.vectors.shape[1])
         table._grow_to(len(attributes))
@@ -228,6 +231,7 @@ class EmbeddingTable:
         table.vectors[: len(attributes)] = rows.vectors
         table.titles = rows.titles.to_pylist()
         table.slots = {pin: slot for slot, pin in enumerate(attributes["pin_id"].tolist())}
+        table.changed = changed
         self._tables[version] = table
 
     def fold(self, version: str, rows: SnapshotRows) -> int:

@@ -18,6 +18,7 @@ import faiss as _faiss
 import numpy as np
 import numpy.typing as npt
 
+from schemas.artefacts import naming
 from schemas.errors import Refused
 
 from .row_files import Matrix
@@ -205,7 +206,8 @@ def hnsw_index(graph: Any, vectors: Matrix, ef_search: int) -> ApproximateIndex:
 
 def write_trained(index: Any, path: Path) -> None:
     """Write centroids or graph, without vectors."""
-    faiss.write_index(index, str(path), faiss.IO_FLAG_SKIP_STORAGE)
+    with naming(path, RuntimeError):
+        faiss.write_index(index, str(path), faiss.IO_FLAG_SKIP_STORAGE)
 
 
 def read_trained(path: Path, kind: str, dimension: int) -> Any:

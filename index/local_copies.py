@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.artefacts import READY, STAGED_PREFIX
+from schemas.artefacts import READY, STAGED_PREFIX, sweep_unheld
 
 from .contents import release_manifest
 from .release_contract import Ids, is_release_id
@@ -74,7 +74,10 @@ class LocalCopies:
 
 
 def sweep_staged(root: Path, now_ms: int) -> None:
-    """Delete what killed processes left half-written more than `ABANDONED_SECONDS` ago."""
+    """Delete what killed processes left half-written: directories that no process holds, and what was
+    written more than `ABANDONED_SECONDS` ago (files, and directories where they cannot be locked).
+    """
+    sweep_unheld(root)
     for pattern in _HALF_WRITTEN:
         for path in root.glob(pattern):
             with suppress(FileNotFoundError):  # whoever wrote it is through with it

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from schemas.artefacts import MANIFEST, READY, file_entry, publish_staged, read_manifest
+from schemas.artefacts import MANIFEST, READY, file_entry, naming, publish_staged, read_manifest
 from schemas.errors import Refused
 from schemas.manifests import FileEntry, ReleaseManifest, TowerManifest
 
@@ -115,7 +115,8 @@ def remote_manifest(objects: Objects, prefix: str, model: type[ManifestT], scrat
             code = "not_ready" if name == READY else "missing_object"
             fix = "It is unfinished, was deleted, or the id is wrong: see `skewless release list`."
             raise Refused(code, f"the object {prefix}/{name}", "no such object", fix)
-        (scratch / name).write_bytes(found.data)
+        with naming(scratch / name):
+            (scratch / name).write_bytes(found.data)
     return read_manifest(scratch, model)
 
 
@@ -181,7 +182,8 @@ def _fetch_rest(objects: Objects, key: str, path: Path, size_bytes: int) -> None
     """Append to `path` what it lacks of the object."""
     with path.open("ab") as file:
         for part in _parts(objects, key, file.tell(), size_bytes):
-            file.write(part)
+            with naming(path):
+                file.write(part)
 
 
 def _parts(objects: Objects, key: str, start: int, size_bytes: int) -> Iterator[bytes]:

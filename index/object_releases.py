@@ -5,6 +5,7 @@ A release is built in `root` as ever. Publishing sends its tower and its files u
 checked (`object_mirror`), so whoever maps, verifies or loads them need not know where they came from.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,10 @@ class ObjectReleases:
         self._places = places
         self._now_ms = now_ms
         self._copies = LocalCopies(places.root)
-        self._moves = PointerMoves(objects, places.root / ".moves", new_token)
+        # By store: the setting may name another one tomorrow, and moves are numbered from 1 in each.
+        store = hashlib.sha256(objects.address.encode()).hexdigest()[:16]
+        self._moves = PointerMoves(objects, places.root / ".moves" / store, new_token)
+        self._last_seen = places.root / f"{_LAST_SEEN}-{store}"
 
     def list(self) -> Ids:
         """See `Releases`: those in the store, and those built here that were not published yet."""
@@ -124,13 +128,13 @@ class ObjectReleases:
             return None
         release_id = check_release_id(seen.pointer.release_id)
         if release_id != self.last_seen():
-            write_atomic(self.root / _LAST_SEEN, release_id.encode())
+            write_atomic(self._last_seen, release_id.encode())
         return release_id
 
     def last_seen(self) -> str | None:
         """See `Releases`."""
         try:
-            text = (self.root / _LAST_SEEN).read_bytes().decode("ascii", "replace")
+            text = self._last_seen.read_bytes().decode("ascii", "replace")
         except FileNotFoundError:
             return None
         return text if is_release_id(text) else None

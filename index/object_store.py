@@ -59,6 +59,11 @@ class Objects(Protocol):
     The same holds for a False, which a repeated request gets when its first try was applied and not heard of.
     """
 
+    @property
+    def address(self) -> str:
+        """What tells this store from any other: what is kept of one is not taken for another's."""
+        ...
+
     def get(self, key: str) -> Content | None:
         """A whole object; None when there is none."""
         ...
@@ -137,12 +142,13 @@ def s3_objects(location: S3Location) -> "ObstoreObjects":
         },
         **keys,
     )
-    return ObstoreObjects(store, f"s3://{location.bucket}/{location.prefix}".rstrip("/"))
+    name = f"s3://{location.bucket}/{location.prefix}".rstrip("/")
+    return ObstoreObjects(store, name, location.endpoint.rstrip("/"))
 
 
-def memory_objects() -> "ObstoreObjects":
+def memory_objects(name: str = "memory") -> "ObstoreObjects":
     """Objects of this process alone, for tests."""
-    return ObstoreObjects(MemoryStore(), "memory")
+    return ObstoreObjects(MemoryStore(), name)
 
 
 class ObstoreObjects:
@@ -152,12 +158,18 @@ class ObstoreObjects:
     what `ReleaseStore` is for.
     """
 
-    def __init__(self, store: S3Store | MemoryStore, name: str) -> None:
+    def __init__(self, store: S3Store | MemoryStore, name: str, endpoint: str = "") -> None:
         self._store = store
         self._name = name
+        self._endpoint = endpoint
 
     def __repr__(self) -> str:
         return f"ObstoreObjects({self._name})"
+
+    @property
+    def address(self) -> str:
+        """See `Objects`."""
+        return f"{self._name} at {self._endpoint or 'AWS'}"
 
     def get(self, key: str) -> Content | None:
         """See `Objects`."""

@@ -19,7 +19,7 @@ from schemas.manifests import ReleaseManifest
 from schemas.tiers import VersionPolicy
 
 from . import checks
-from .audit_digests import append_digest, check_digests
+from .audit_digests import append_digest, check_digests, complete_digests
 from .contents import read_release, release_manifest
 from .local_copies import LocalCopies, sweep_staged
 from .release_contract import (
@@ -230,6 +230,7 @@ class ReleaseStore:
 
     def _move(self, line: ReleasePublished) -> ReleasePublished:
         text = line.model_dump_json().encode()
+        complete_digests(self.root / AUDIT)
         append_durably(self.root / AUDIT, text)
         append_digest(self.root / AUDIT, text)
         write_atomic(self.root / CURRENT, line.release_id.encode("ascii") + b"\n")

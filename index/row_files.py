@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from schemas.artefacts import naming
 from schemas.errors import Refused
 
 from .heap import give_memory_back
@@ -114,7 +115,8 @@ def write_vectors(directory: Path, vectors: Matrix) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write a safetensors file that a server of another user may read (the library opens it to nobody)."""
-    save_file(dict(tensors), path)
+    with naming(path, SafetensorError):
+        save_file(dict(tensors), path)
     path.chmod(0o644)
 
 
@@ -142,15 +144,16 @@ def write_attributes(directory: Path, rows: SnapshotRows) -> None:
     codes = pa.array(rows.version_code.astype(np.int32))
     columns[_VERSION] = pa.DictionaryArray.from_arrays(codes, pa.array(rows.versions, pa.string()))
     columns[_TITLE] = rows.titles
-    pq.write_table(
-        pa.table(columns),
-        directory / ATTRIBUTES_FILE,
-        row_group_size=_ROW_GROUP,
-        compression="zstd",
-        use_dictionary=[name for name in columns if name not in _DELTA_CODED],
-        column_encoding=dict.fromkeys(_DELTA_CODED, "DELTA_BINARY_PACKED"),
-        write_statistics=False,
-    )
+    with naming(directory / ATTRIBUTES_FILE):
+        pq.write_table(
+            pa.table(columns),
+            directory / ATTRIBUTES_FILE,
+            row_group_size=_ROW_GROUP,
+            compression="zstd",
+            use_dictionary=[name for name in columns if name not in _DELTA_CODED],
+            column_encoding=dict.fromkeys(_DELTA_CODED, "DELTA_BINARY_PACKED"),
+            write_statistics=False,
+        )
 
 
 def read_pin_ids(directory: Path) -> npt.NDArray[np.int64]:

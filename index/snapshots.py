@@ -5,7 +5,6 @@ same id, whoever cuts them and however often.
 """
 
 import hashlib
-import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
@@ -42,18 +41,15 @@ from .row_files import (
 __all__ = [
     "ATTRIBUTES",
     "SnapshotRows",
-    "delete_snapshot",
     "hour_name",
     "list_snapshots",
     "newest_of_tiers",
     "read_snapshot",
-    "retain_snapshots",
+    "readable_snapshots",
+    "snapshot_age",
     "snapshot_manifest",
     "write_snapshot",
 ]
-
-
-_DAY_MS = 86_400_000
 
 
 def hour_name(hour_ms: int) -> str:
@@ -143,10 +139,10 @@ def newest_of_tiers(root: Path, version: str, streamed: Collection[str] = ()) ->
     """
     mine = [
         one
-        for one in _readable(root)
+        for one in readable_snapshots(root)
         if set(one.versions) == {version} and not (one.source == "batch" and one.tier in streamed)
     ]
-    return {one.tier: one for one in sorted(mine, key=_age)}
+    return {one.tier: one for one in sorted(mine, key=snapshot_age)}
 
 
 class Reach(Protocol):
@@ -179,49 +175,7 @@ def falls_behind(mine: Reach, served: Reach, policy: TierPolicy) -> str:
     return ""
 
 
-def retain_snapshots(root: Path, tier: str, count: int, days: int = 0) -> list[str]:
-    """Delete the old snapshots of each tower version of a tier; returns what went.
-
-    The `count` newest stay, and of those before them the last of each day (UTC), for the `days` newest days.
-    A release does not need its snapshot any more: it has the files itself.
-    """
-    seen: dict[tuple[str, ...], int] = {}
-    days_seen: dict[tuple[str, ...], list[int]] = {}
-    deleted: list[str] = []
-    for manifest in sorted(_readable(root), key=_age, reverse=True):
-        if manifest.tier != tier:
-            continue
-        versions = tuple(sorted(manifest.versions))
-        seen[versions] = seen.get(versions, 0) + 1
-        known, day = days_seen.setdefault(versions, []), manifest.hour_ms // _DAY_MS
-        last_of_day = day not in known
-        if last_of_day:
-            known.append(day)
-        if seen[versions] <= count or (last_of_day and len(known) <= days):
-            continue
-        if delete_snapshot(root, manifest.snapshot_id):
-            deleted.append(manifest.snapshot_id)
-    return deleted
-
-
-def delete_snapshot(root: Path, snapshot_id: str) -> bool:
-    """Delete a snapshot; says whether it was there. Others may delete the same one at the same time: one
-    of them is told that it was, and none returns before the files are gone.
-    """
-    directory = root / snapshot_id
-    try:
-        # READY first: from here on nobody takes it for a snapshot, however far the deletion gets.
-        (directory / READY).unlink()
-        was_there = True
-    except FileNotFoundError:
-        was_there = False
-    while directory.exists():
-        with suppress(FileNotFoundError):  # of two that delete side by side one finds a file gone
-            shutil.rmtree(directory)
-    return was_there
-
-
-def _readable(root: Path) -> list[SnapshotManifest]:
+def readable_snapshots(root: Path) -> list[SnapshotManifest]:
     """Of the finished ones those whose manifest is whole: a damaged one is somebody's evidence, not ours."""
     manifests: list[SnapshotManifest] = []
     for name in list_snapshots(root):
@@ -230,7 +184,7 @@ def _readable(root: Path) -> list[SnapshotManifest]:
     return manifests
 
 
-def _age(manifest: SnapshotManifest) -> tuple[int, int, bool, int, str]:
+def snapshot_age(manifest: SnapshotManifest) -> tuple[int, int, bool, int, str]:
     """Sorts oldest first. Of one hour and one newest event a cut from the stream is the newer: it covers
     what the batch job embedded and what came since.
     """

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from features.registry import FeatureRegistry
 from schemas.artefacts import (
     file_entry,
+    naming,
     publish_staged,
     read_manifest,
     staged,
@@ -62,7 +64,8 @@ def save_checkpoint(root: Path, model: TwoTower, notes: CheckpointNotes) -> Towe
     weights = {name: value.detach().to("cpu").contiguous() for name, value in model.state_dict().items()}
     _check_finite(weights, "the model to save")
     with staged(root) as directory:
-        save_file(weights, directory / WEIGHTS)
+        with naming(directory / WEIGHTS, SafetensorError):
+            save_file(weights, directory / WEIGHTS)
         entry = file_entry(directory / WEIGHTS)
         decisive: dict[str, object] = {
             "family": FAMILY,

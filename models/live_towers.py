@@ -7,7 +7,7 @@ from pathlib import Path
 
 from schemas.artefacts import write_atomic
 from schemas.errors import Refused
-from schemas.file_locks import locked
+from schemas.file_locks import held_alone, locked
 
 _FILE = "LIVE"
 _LOCK = ".LIVE.lock"
@@ -16,7 +16,7 @@ _LOCK = ".LIVE.lock"
 def read_live_towers(root: Path) -> list[str]:
     """Tower versions in LIVE; empty when there is none yet.
 
-    Raises Refused when the file is not a JSON list of tower versions.
+    Raises Refused when the file is not a JSON list of tower versions, one at least.
     """
     try:
         text = (root / _FILE).read_bytes()
@@ -26,14 +26,18 @@ def read_live_towers(root: Path) -> list[str]:
         versions = json.loads(text)
     except ValueError:
         versions = None
-    if not isinstance(versions, list) or not all(isinstance(one, str) and len(one) == 64 for one in versions):
+    if not isinstance(versions, list) or not versions or not all(map(_is_version, versions)):
         raise Refused(
             "live_towers",
-            expected="a JSON list of tower versions (64 hex digits each)",
+            expected="a JSON list of one or more tower versions (64 hex digits each)",
             came=repr(text[:80]),
             fix=f"Write {root / _FILE} with `skewless towers live VERSION …`.",
         )
     return versions
+
+
+def _is_version(one: object) -> bool:
+    return isinstance(one, str) and len(one) == 64
 
 
 class LockedLiveTowers:
@@ -62,6 +66,14 @@ class LockedLiveTowers:
 def locked_live_towers(root: Path) -> Iterator[LockedLiveTowers]:
     """For whoever reads LIVE to write it: nobody else writes it, or publishes by it, meanwhile."""
     with locked(root / _LOCK):
+        yield LockedLiveTowers(root)
+
+
+@contextmanager
+def free_live_towers(root: Path) -> Iterator[LockedLiveTowers]:
+    """`locked_live_towers` for who cannot wait. Raises Refused (`live_locked`) while somebody else has it."""
+    fix = "Somebody publishes or rolls over now: try again when that is done."
+    with held_alone(root / _LOCK, Refused("live_locked", f"nobody to change {root / _FILE}", "one", fix)):
         yield LockedLiveTowers(root)
 
 

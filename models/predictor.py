@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from features.registry import FeatureRegistry
-from schemas.errors import Refused
+from schemas.errors import Refused, RetryableError
 from schemas.manifests import Calibration, TowerManifest
 
 from .checkpoint import load_towers
@@ -42,8 +42,10 @@ def embed_pins(
     """Embed PIN_RECORDs with a model on `device`. A Pin's vector does not depend on its batch beyond 1e-6.
 
     With `served_mask` (N), as a row of an index says it in `input_mask`, inputs whose bit is not set are at
-    their default whatever the record holds. Raises FloatingPointError when a vector is not finite: a model
-    error, not a bad message.
+    their default whatever the record holds. What the device has no memory for is embedded in smaller parts.
+
+    Raises FloatingPointError when a vector is not finite (a model error, not a bad message), RetryableError
+    when the device has no memory for a single Pin.
     """
     inputs = model.inputs
     vectors = np.empty((len(pins), model.config.dimension), np.float32)
@@ -54,13 +56,45 @@ def embed_pins(
         if served_mask is not None:
             values = inputs.registry.without(inputs.pin_names, values, served_mask[rows])
         masks[rows] = inputs.registry.input_mask(inputs.pin_names, values)
-        batch = inputs.pin_batch(values)
-        with torch.inference_mode():
-            embedded = model.embed_pins(PinBatch(*(part.to(device) for part in batch)))
-            vectors[rows] = embedded.to("cpu").numpy()
+        vectors[rows] = _in_parts_that_fit(model, inputs.pin_batch(values), device)
     if not np.isfinite(vectors).all():
         raise FloatingPointError("the tower made a Pin vector that is not finite")
     return EmbeddedPins(vectors, masks)
+
+
+def _in_parts_that_fit(model: TwoTower, batch: PinBatch, device: torch.device) -> Vectors:
+    """Vectors (N, D); halved whenever the device has no memory for as many. Raises RetryableError."""
+    done: list[Vectors] = []
+    start, most = 0, len(batch.ids)
+    while start < len(batch.ids):
+        part = PinBatch(*(whole[start : start + most] for whole in batch))
+        vectors, lack = _forward(model, part, device)
+        if vectors is not None:
+            done.append(vectors)
+            start += most
+            continue
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # torch keeps freed blocks, and they may be of the wrong sizes
+        if most == 1:
+            raise RetryableError(
+                f"{device} has no memory to embed a single Pin ({lack}): free some, or embed elsewhere "
+                "(SKEWLESS_DEVICE=cpu)"
+            )
+        most = (most + 1) // 2
+    return done[0] if len(done) == 1 else np.concatenate(done)
+
+
+def _forward(model: TwoTower, batch: PinBatch, device: torch.device) -> tuple[Vectors | None, str]:
+    """Vectors; None and what the device said where it had no memory for them.
+
+    Not the error: its traceback would hold what the forward had got so far.
+    """
+    try:
+        with torch.inference_mode():
+            embedded = model.embed_pins(PinBatch(*(part.to(device) for part in batch)))
+            return embedded.to("cpu").numpy(), ""
+    except torch.OutOfMemoryError as error:
+        return None, str(error).partition("\n")[0][:200]
 
 
 def embed_queries(model: TwoTower, users: Records, contexts: Records, device: torch.device = _CPU) -> Vectors:

@@ -1,7 +1,7 @@
 """The query tower's forward pass in numpy, for the few queries of one request.
 
 torch spends more on dispatching a dozen small operations than on computing them. The weights are the
-same arrays; `tests/models/test_query_kernel.py` holds both passes together.
+same arrays; `tests/models/test_predictor.py` holds both passes together.
 """
 
 from typing import Any

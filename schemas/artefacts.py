@@ -5,13 +5,15 @@ and a `READY` file, written last, that holds the sha256 of the manifest: one fli
 seen before anything is parsed. It appears by one `rename`, so a crash leaves all of it or nothing.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,12 +25,34 @@ from .manifests import FileEntry
 MANIFEST = "manifest.json"
 READY = "READY"
 STAGED_PREFIX = ".staged-"
-"""Directories that are being written; a killed writer leaves one behind."""
+"""Directories that are being written; a killed writer leaves one behind, for `sweep_unheld`."""
 
 _CHUNK_BYTES = 1 << 20
 """Large enough that hashing releases the interpreter lock and a serving thread keeps running."""
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
 ManifestT = TypeVar("ManifestT", bound=BaseModel)
+
+
+@contextmanager
+def naming(path: Path, *of_library: type[Exception]) -> Iterator[None]:
+    """While writing `path`: let an error of the disk's out as an OSError that names it.
+
+    The system's own names nothing ("No space left on device"), and libraries write in C or Rust and raise
+    errors `of_library` that hold the system's words.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+    except of_library as error:
+        for number in _DISK_ERRORS:
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(path)) from error
+        raise
 
 
 def file_entry(path: Path) -> FileEntry:
@@ -68,7 +92,8 @@ def manifest_bytes(manifest: BaseModel) -> bytes:
 
 def write_manifest(directory: Path, manifest: BaseModel) -> None:
     """Put `manifest.json` into a directory that is being staged."""
-    (directory / MANIFEST).write_bytes(manifest_bytes(manifest))
+    with naming(directory / MANIFEST):
+        (directory / MANIFEST).write_bytes(manifest_bytes(manifest))
 
 
 def read_manifest(directory: Path, model: type[ManifestT]) -> ManifestT:
@@ -129,15 +154,47 @@ def _format_of(text: bytes) -> int | None:
 
 @contextmanager
 def staged(parent: Path) -> Iterator[Path]:
-    """A fresh hidden directory inside `parent` to write into; gone afterwards unless it was published."""
+    """A fresh hidden directory inside `parent` to write into; gone afterwards unless it was published.
+
+    It is locked (`flock`) for as long: `sweep_unheld` deletes what nobody holds.
+    """
     parent.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix=STAGED_PREFIX, dir=parent))
-    # mkdtemp closes it to everyone else; a server may run as another user than the builder.
-    directory.chmod(0o755)
+    directory, held = _held_directory(parent)
     try:
-        yield directory
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        os.close(held)
+
+
+def _held_directory(parent: Path) -> tuple[Path, int]:
+    """A new directory and its open, locked descriptor. If a sweep was there before the lock: another one."""
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=STAGED_PREFIX, dir=parent))
+        with suppress(FileNotFoundError):
+            # mkdtemp closes it to everyone else; a server may run as another user than the builder.
+            directory.chmod(0o755)
+            held = os.open(directory, os.O_RDONLY)
+            with suppress(OSError):  # some network file systems lock no directory, and so sweep none
+                fcntl.flock(held, fcntl.LOCK_EX)
+            if directory.is_dir():
+                return directory, held
+            os.close(held)
+
+
+def sweep_unheld(parent: Path) -> None:
+    """Delete what killed writers left staged in `parent`; what a writer holds is not touched."""
+    for path in parent.glob(STAGED_PREFIX + "*"):
+        with suppress(FileNotFoundError):  # its writer is through with it
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                with suppress(OSError):
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def publish_staged(directory: Path, final: Path) -> None:
@@ -148,7 +205,8 @@ def publish_staged(directory: Path, final: Path) -> None:
     """
     for path in directory.iterdir():
         _fsync(path)
-    _write_durably(directory / READY, _ready_bytes((directory / MANIFEST).read_bytes()))
+    with naming(directory / READY):
+        _write_durably(directory / READY, _ready_bytes((directory / MANIFEST).read_bytes()))
     _fsync(directory)
     try:
         directory.rename(final)
@@ -189,7 +247,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     temporary = Path(name)
     try:
         temporary.chmod(0o644)
-        _write_durably(temporary, content)
+        with naming(path):
+            _write_durably(temporary, content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -201,7 +260,7 @@ def append_durably(path: Path, line: bytes) -> None:
 
     The caller makes sure that it is the only writer.
     """
-    with path.open("ab+") as file:
+    with naming(path), path.open("ab+") as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         file.write(line + b"\n")
@@ -224,6 +283,7 @@ def _write_durably(path: Path, content: bytes) -> None:
 def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with naming(path):
+            os.fsync(handle)
     finally:
         os.close(handle)

@@ -40,6 +40,10 @@ _DEAD_LETTER = {
     "x-dlq-worker": "which process turned it down",
     "x-dlq-model-version": "the tower version at work, where one was",
     "x-dlq-cut": "true where only the beginning was kept, because Kafka did not take it whole",
+    "x-dlq-file": "of a line that was not shipped: the journal, in which its offset is counted in bytes",
+    "x-dlq-replayed": "on a message that was put back: the letter; on a mark beside the letters: the letter's"
+    " partition and offset",
+    "x-dlq-place": "on a mark: topic, partition, offset and timestamp of the message that was put back",
 }
 
 _CLOUD_EVENTS = (PIN_CHANGED, PIN_AGGREGATED, *WINDOW_SOURCES, RANKING_LOGGED, RELEASE_PUBLISHED)
@@ -77,6 +81,9 @@ OPERATIONS: dict[str, tuple[tuple[Action, str], ...]] = {
     "leaf": (("receive", "pin.embedded.v1"), ("receive", "pin.features.v1")),
 }
 """Process (a command of `skewless`) → what it does with which topic. Dead letters follow from `receive`."""
+
+_SENDERS = ("ship",)
+"""They turn down what they were to send, as what it comes from is no topic."""
 
 _READERS = ("embed", "serve", "leaf")
 """They pass over what they cannot read: another process has dead-lettered it."""
@@ -165,7 +172,7 @@ def _operations() -> dict[str, Any]:
         for process, actions in OPERATIONS.items()
         if process not in _READERS
         for action, topic in actions
-        if action == "receive" and TOPICS[topic] in DEAD_LETTERED
+        if (action == "receive" or process in _SENDERS) and TOPICS[topic] in DEAD_LETTERED
     }
     return done | letters
 
@@ -209,7 +216,7 @@ def _message(model: type[BaseModel]) -> dict[str, Any]:
         "payload": {"$ref": f"{_COMPONENTS}/schemas/{model.__name__}"},
         "bindings": {
             "kafka": {
-                "key": {"type": "string", "description": f"{topic.key}, as ASCII text"},
+                "key": {"type": "string", "description": f"{topic.key}, as ASCII text; hashed with murmur2"},
                 "bindingVersion": BINDING_VERSION,
             }
         },

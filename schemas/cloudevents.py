@@ -6,6 +6,9 @@ from datetime import UTC, datetime
 SPEC_VERSION = b"1.0"
 CONTENT_TYPE = b"application/json"
 
+_YEAR_10000_MS = 253_402_300_800_000
+"""The first moment that a `datetime` cannot hold."""
+
 Headers = list[tuple[str, bytes]]
 
 
@@ -27,8 +30,13 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> Mapping[
 
 
 def iso(epoch_ms: int) -> str:
-    """A moment as `ce_time` has it: UTC, to the millisecond; empty for none (below 0)."""
+    """A moment as `ce_time` has it: UTC, to the millisecond; empty for none (below 0).
+
+    A number that is no moment, such as one in microseconds, stays a number (`1500000000000000 ms`).
+    """
     if epoch_ms < 0:
         return ""
+    if epoch_ms >= _YEAR_10000_MS:
+        return f"{epoch_ms} ms"
     moment = datetime.fromtimestamp(epoch_ms // 1000, UTC).replace(microsecond=epoch_ms % 1000 * 1000)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from .embeddings import Sha256Hex
 from .ids import AdvertiserId, EpochMs, Micros, PinId, UserId
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""Written as JSON, NaN would become null, and nobody could read it."""
+
 ConversionKind = Literal["visit", "purchase", "redemption", "click", "save"]
 
 
@@ -32,8 +35,8 @@ class ImpressionServed(BaseModel):
     pin_tower_version: Sha256Hex
     query_vector: str = Field(description="the query embedding, base64 of little-endian fp32")
     advertiser_id: AdvertiserId
-    dot: float
-    pctr: float
+    dot: Finite
+    pctr: Finite
     bid_micros: Micros
     price_micros: Micros
 

@@ -45,6 +45,9 @@ class Rollover(Manifest):
     kept_releases: list[str]
     kept_runs: list[str]
     baseline: dict[str, WorkerBaseline] = Field(description="worker -> its counters at the start")
+    moves: int | None = Field(
+        default=None, ge=0, description="how many moves of CURRENT there were at the start"
+    )
 
 
 def parse_rollover(text: bytes, where: str) -> Rollover:

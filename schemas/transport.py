@@ -8,6 +8,11 @@ def remote_hosts(addresses: str) -> list[str]:
     return [host for host in _hosts(addresses) if not _is_loopback(host)]
 
 
+def masked(address: str) -> str:
+    """An address to be shown: what stands before an `@` may be a user and a password."""
+    return f"***@{address.rpartition('@')[2]}" if "@" in address else address
+
+
 def _hosts(addresses: str) -> list[str]:
     bare = [one.strip().rpartition("://")[2] for one in addresses.split(",") if one.strip()]
     return [one.rpartition(":")[0].strip("[]") or one for one in bare]

@@ -49,6 +49,7 @@ class DeltaFollower:
         self._numbers = count(1)
         self._swapped_behind = 0
         self._error = ""
+        self._began_at_ms = clock.now_ms()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -57,7 +58,8 @@ class DeltaFollower:
 
         It waits `catch_up_seconds` at most. Without a thread (`start`) it takes the turns itself.
         """
-        arrival = Arrival(release, release.shelf.base(), next(self._numbers), self._clock.now_ms())
+        arrival = Arrival(release.manifest, release.shelf, next(self._numbers), self._clock.now_ms())
+        release.shelf.base()  # made here and not by the thread that reads
         self._arriving.put(arrival)
         if self._thread is not None:
             arrival.caught_up.wait(self._policy.catch_up_seconds)
@@ -83,14 +85,16 @@ class DeltaFollower:
 
     def _connected(self) -> None:
         if self._reader is None:
-            self._reader = DeltaReader(self._connect(), self._policy, self._clock, self._became)
+            reader = DeltaReader(self._connect(), self._policy, self._clock, self._became)
+            reader.state.caught_up_at_ms = self._began_at_ms
+            self._reader = reader
 
     def _adopted(self) -> list[str]:
         """Adopt what waits, in the order it came. What fails waits on; what was closed is dropped."""
         waiting = list(self._pending)
         while not self._arriving.empty():
             waiting.append(self._arriving.get())
-        self._pending = waiting = [one for one in waiting if not one.release.shelf.closed]
+        self._pending = waiting = [one for one in waiting if not one.shelf.closed]
         reader = self._reader
         if reader is None:
             return []
@@ -110,21 +114,23 @@ class DeltaFollower:
         if self._error:
             self._closing.wait(_ERROR_WAIT_SECONDS)
 
-    def _caught_up_at_ms(self, state: DeltaState) -> int:
-        """A release that waits to be followed lacks everything since it came, whatever others have."""
-        return min([state.caught_up_at_ms, *(one.arrived_at_ms for one in self._pending)])
+    def _caught_up_at_ms(self) -> int:
+        """A release that waits to be followed lacks everything since it came, whatever others have.
+
+        Before there is a connection everything is lacking since this began.
+        """
+        read_ms = self._began_at_ms if self._reader is None else self._reader.state.caught_up_at_ms
+        return min([read_ms, *(one.arrived_at_ms for one in self._pending)])
 
     def _figures(self) -> DeltaFigures:
-        if self._reader is None:
-            return DeltaFigures(0, 0, self._policy.max_vectors, 0, 0, self._clock.now_ms())
-        state = self._reader.state
+        state = DeltaState() if self._reader is None else self._reader.state
         return DeltaFigures(
             rows=state.counts.overlay,
             superseded=state.counts.superseded,
             capacity_rows=self._policy.max_vectors,
             lag_events=state.lag_events,
             newest_ingest_ms=state.newest_ingest_ms,
-            caught_up_at_ms=self._caught_up_at_ms(state),
+            caught_up_at_ms=self._caught_up_at_ms(),
             patched=state.counts.patched,
             waiting=state.counts.waiting,
             refused=state.counts.refused,
@@ -134,11 +140,9 @@ class DeltaFollower:
 
     def status(self) -> dict[str, Any]:
         """Everything that is known about the delta segment, as plain data."""
-        waiting = [one.release.manifest.release_id for one in self._pending]
-        if self._reader is None:
-            return {"release_id": None, "waiting_releases": waiting, "error": self._error}
-        found: dict[str, Any] = asdict(self._reader.state)
-        found["caught_up_at_ms"] = self._caught_up_at_ms(self._reader.state)
+        waiting = [one.manifest.release_id for one in self._pending]
+        found: dict[str, Any] = asdict(DeltaState() if self._reader is None else self._reader.state)
+        found["caught_up_at_ms"] = self._caught_up_at_ms()
         counts: dict[str, int] = found.pop("counts")
         lag = seconds_since(found["caught_up_at_ms"], self._clock.now_ms())
         more = {"max_vectors": self._policy.max_vectors, "swapped_behind": self._swapped_behind}
@@ -147,6 +151,7 @@ class DeltaFollower:
 
     def start(self) -> None:
         """Begin to read."""
+        self._show(self._figures())
         self._thread = threading.Thread(target=self._follow, name="delta-follower", daemon=True)
         self._thread.start()
 

@@ -18,6 +18,7 @@ from index.delta_fold import Base, DeltaFold, FreshRows
 from schemas.manifests import Offsets, ReleaseManifest
 
 from .clock import Clock
+from .delta_news import ShownRows
 from .delta_offsets import Spans, behind, completed, covers, earliest, missing, topics_of
 from .fresh_inventory import Shelf
 
@@ -97,10 +98,10 @@ class DeltaState:
 
 @dataclass(eq=False)
 class Arrival:
-    """One release that is followed. `base` is let go of with the release's rows."""
+    """One release that is followed. It holds nothing of the release but what its `close` empties."""
 
-    release: Followed
-    base: Base | None
+    manifest: ReleaseManifest
+    shelf: Shelf
     number: int
     """Which one it is of those that arrived: a higher one is newer."""
     arrived_at_ms: int
@@ -110,14 +111,19 @@ class Arrival:
     """The fold's `changes` that its view was built from."""
 
     @property
+    def base(self) -> Base | None:
+        """Its rows, while the release has them."""
+        return self.shelf.base()
+
+    @property
     def version(self) -> str:
         """The tower version of its rows."""
-        return self.release.manifest.tower_version
+        return self.manifest.tower_version
 
     @property
     def dimension(self) -> int:
         """Length of its vectors."""
-        return self.release.manifest.index.dimension
+        return self.manifest.index.dimension
 
 
 class DeltaReader:
@@ -133,9 +139,12 @@ class DeltaReader:
         """Newest first: that, the one before it, and older ones that are still open."""
         self._starts: dict[str, Offsets] = {}
         """Tower version -> from where on the fold has all that its releases need."""
+        self._shown = ShownRows()
         self._positions: Offsets = {}
         self._spans: Spans = {}
         self._asked_at_ms = clock.now_ms()
+        self._folded_at_ms = clock.now_ms()
+        """As of when the fold last had everything; what is shown follows at the next refresh."""
         self._checked_at = self._refreshed_at = float("-inf")
         self.state = DeltaState(caught_up_at_ms=clock.now_ms())
 
@@ -144,8 +153,8 @@ class DeltaReader:
 
         Raises RetryableError, and then does not follow it: to be called again.
         """
-        self._look(topics_of(arrival.release.manifest.offsets))
-        arrival.wanted = completed(arrival.release.manifest.offsets, self._spans)
+        self._look(topics_of(arrival.manifest.offsets))
+        arrival.wanted = completed(arrival.manifest.offsets, self._spans)
         newest_first = sorted([arrival, *self._followed], key=lambda one: -one.number)
         # A leaf holds three, and a rollback makes an older one current again: what is open stays new.
         self._followed = newest_first[:2] + _open(newest_first[2:])
@@ -155,17 +164,18 @@ class DeltaReader:
             self._followed = [one for one in self._followed if one is not arrival]
             raise
         # It lacks everything since it came, however new the others are.
+        self._folded_at_ms = min(self._folded_at_ms, arrival.arrived_at_ms)
         self.state.caught_up_at_ms = min(self.state.caught_up_at_ms, arrival.arrived_at_ms)
         gap_events = missing(arrival.wanted, self._spans)
         if gap_events:
             log.warning(
                 "delta of %s: its topics have lost %d messages that it needs; changes in them act with the"
                 " next release",
-                arrival.release.manifest.release_id,
+                arrival.manifest.release_id,
                 gap_events,
             )
         if arrival is self._followed[0]:
-            self.state.release_id, self.state.gap_events = arrival.release.manifest.release_id, gap_events
+            self.state.release_id, self.state.gap_events = arrival.manifest.release_id, gap_events
 
     def _begin(self, arrival: Arrival) -> None:
         """Keep what the followed releases need, and go back to where this one begins if it must be."""
@@ -187,7 +197,7 @@ class DeltaReader:
     def _make_room(self) -> None:
         """Where embeddings found no room: give up what a rollback would need, and read them again."""
         newest, *older = self._followed
-        if self._fold.refused.get(newest.version) and any(one.release.shelf.closed for one in older):
+        if self._fold.refused.get(newest.version) and any(one.shelf.closed for one in older):
             self._followed = [newest, *_open(older)]
             self._begin(newest)
 
@@ -196,7 +206,7 @@ class DeltaReader:
         overflowed = {version for version, count in self._fold.refused.items() if count}
         known = set(self._fold.versions) - overflowed
         self._fold.keep({one.version: one.dimension for one in self._followed})
-        bases = [one.base for one in self._followed if one.base is not None]
+        bases = [base for one in self._followed if (base := one.base) is not None]
         if len(bases) == len(self._followed):
             self._fold.forget(bases)
         starts: dict[str, Offsets] = {}
@@ -235,6 +245,8 @@ class DeltaReader:
         wait = max(self._policy.refresh_seconds, self._policy.rest * self.state.refresh_seconds)
         if self._clock.seconds() - self._refreshed_at >= wait:
             self.refresh()
+        if all(one.shelf.closed or one.shown == self._fold.changes for one in self._followed):
+            self.state.caught_up_at_ms = self._folded_at_ms
 
     def _look(self, topics: Sequence[str]) -> None:
         """Ask where the topics end."""
@@ -257,7 +269,7 @@ class DeltaReader:
     def _catch_up(self) -> None:
         self.state.lag_events = behind(self._positions, self._spans)
         if self.state.lag_events == 0:
-            self.state.caught_up_at_ms = self._asked_at_ms
+            self._folded_at_ms = self._asked_at_ms
             late = [one for one in self._followed if not one.caught_up.is_set()]
             if late:
                 self.refresh()
@@ -268,11 +280,10 @@ class DeltaReader:
         """Lay what is new over the release that is served, and over the one that is about to be."""
         self._refreshed_at = started = self._clock.seconds()
         for one in self._followed:
-            if one.release.shelf.closed:
-                one.base = None
-            if one.base is not None and one.shown != self._fold.changes:
-                segment = build_segment(self._fold, one.base, one.dimension)
-                one.release.shelf.refresh(segment)
+            base = one.base
+            if base is not None and one.shown != self._fold.changes:
+                segment = build_segment(self._fold, base, one.dimension)
+                one.shelf.refresh(segment)
                 one.shown = self._fold.changes
                 if one is self._followed[0]:
                     self._note(one, segment)
@@ -280,13 +291,16 @@ class DeltaReader:
                     self.state.refresh_seconds = self._clock.seconds() - started
 
     def _note(self, one: Arrival, segment: DeltaSegment) -> None:
-        before_ms = max(self.state.newest_ingest_ms, one.release.manifest.newest_ingest_ms)
-        rows = segment.attributes[segment.attributes["ingested_at_ms"] > before_ms]
-        seconds = np.maximum(self._clock.now_ms() - rows["ingested_at_ms"], 0) / 1_000.0
-        if len(rows):
-            self._became(rows["pin_id"], seconds)
-        self.state.counts = segment.counts
-        self.state.newest_ingest_ms = max(before_ms, segment.newest_ingest_ms)
+        state = self.state
+        state.counts = segment.counts
+        newest_ms = segment.newest_ingest_ms, one.manifest.newest_ingest_ms
+        state.newest_ingest_ms = max(state.newest_ingest_ms, *newest_ms)
+        # While a release catches up, what its segment lacks yet may be what the one before showed already.
+        if state.lag_events == 0 or one.caught_up.is_set():
+            rows = self._shown.news(one, segment.attributes)
+            seconds = np.maximum(self._clock.now_ms() - rows["ingested_at_ms"], 0) / 1_000.0
+            if len(rows):
+                self._became(rows["pin_id"], seconds)
 
     def close(self) -> None:
         """Close the connections."""
@@ -294,7 +308,7 @@ class DeltaReader:
 
 
 def _open(arrivals: Sequence[Arrival]) -> list[Arrival]:
-    return [one for one in arrivals if not one.release.shelf.closed]
+    return [one for one in arrivals if not one.shelf.closed]
 
 
 def part_ends_before(positions: Mapping[int, int], partition: int, end: int) -> bool:

@@ -118,6 +118,17 @@ class Eligibility:
             self._masks.move_to_end(key)
         return found
 
+    def rule(self, row: int, age_band: int, at_ms: int) -> Rule:
+        """Why the Pin of one row may not be shown, or ELIGIBLE. Makes no mask: nobody waits for it."""
+        pin = self._attributes[row : row + 1]
+        rule = Rule(int(rule_codes(pin, age_band, at_ms, self._reserve_micros)[0]))
+        if rule is Rule.ELIGIBLE:
+            with self._ledger.lock:
+                (spent,) = self._ledger.spent(self._ledger.day_of(at_ms), pin["pin_id"].tolist())
+            if pin["daily_budget_micros"][0] - spent < pin["bid_micros"][0]:
+                return Rule.BUDGET_EXHAUSTED
+        return rule
+
     def exhaust(self, day: int, rows: npt.NDArray[np.int64]) -> None:
         """These rows (without repeats) cannot pay their bid any more on `day`: keep them out of retrieval.
 

@@ -16,7 +16,7 @@ from .ranked import Ranked
 REQUESTS_KEPT = 2_000
 
 _RULES = {
-    Rule.STATUS: "the Pin is paused or deleted",
+    Rule.STATUS: "the Pin is not active: paused, deleted, or its status was never sent",
     Rule.NOT_STARTED: "its flight has not started",
     Rule.ENDED: "its flight is over",
     Rule.TARGETING_AGE: "it targets age bands that this asker is not known to be in",

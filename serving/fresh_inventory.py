@@ -82,17 +82,18 @@ class FreshInventory:
         return [self.segment.titles[slot] if slot >= 0 else next(unchanged) for slot in slots.tolist()]
 
     def standing(self, pin_id: int, age_band: int, at_ms: int) -> Standing | None:
-        """How a Pin stands for this age band at this moment; None for one that is not there. Slow."""
-        old = self._base.standing(pin_id, age_band, at_ms)
-        slots = np.flatnonzero(self._ads.pin_id == pin_id)
-        if not len(slots):
-            return old
-        place = int(slots[0]) - self.segment.overlay_start
-        if place >= 0:
+        """How a Pin stands for this age band at this moment; None for one that is not there."""
+        row = self._base.row_of(pin_id)
+        overlay = self._ads.pin_id[self.segment.overlay_start :]
+        place = int(overlay.searchsorted(pin_id))
+        if place < len(overlay) and overlay[place] == pin_id:
             rule = self.masks.rule(self._rows + place, age_band, at_ms)
-            return Standing(rule, self.segment.vectors[place], "new" if old is None else "superseded")
-        row = int(self.segment.patched[slots[0]])
-        return Standing(self.masks.rule(row, age_band, at_ms), self._base.index.vectors[row], "patched")
+            return Standing(rule, self.segment.vectors[place], "new" if row < 0 else "superseded")
+        if row < 0:
+            return None
+        is_patched = self.segment.slots(np.array([row]), self._rows)[0] >= 0
+        rule = self.masks.rule(row, age_band, at_ms)
+        return Standing(rule, self._base.index.vectors[row], "patched" if is_patched else None)
 
     def exhaust(self, day: int, rows: Rows) -> None:
         """See `Inventory`."""
@@ -121,10 +122,9 @@ class Shelf:
         self.closed = False
         """Whether the release has let go of its rows."""
 
-    def base(self) -> Base:
-        """The release's rows, as a delta segment is built against them."""
-        index = self._local.index
-        return Base.of(index.attributes, index.tower_version)
+    def base(self) -> Base | None:
+        """The release's rows, as a delta segment is built against them; None once it is closed."""
+        return self._local.base()
 
     def refresh(self, segment: DeltaSegment) -> None:
         """Lay another segment over the release, unless that is closed: nobody sees half of it."""
@@ -137,6 +137,7 @@ class Shelf:
             self.view = FreshInventory(self._local, segment, masks)
 
     def close(self) -> None:
-        """Let go of the segment. Before the release lets go of its rows."""
+        """Let go of the segment and of what was made of the rows. Before the index lets go of its rows."""
         with self._changing:
             self.closed, self.view = True, self._local
+            self._local.close()

@@ -84,8 +84,8 @@ class FreshMasks:
         """Why the Pin of a row may not be shown, or ELIGIBLE."""
         slot = int(self._segment.slots(np.array([row]), self._base_rows)[0])
         if slot < 0:
-            return Rule(int(self._base.mask(age_band, at_ms).codes[row]))
-        return Rule(int(self._changed.mask(age_band, at_ms).codes[slot]))
+            return self._base.rule(row, age_band, at_ms)
+        return self._changed.rule(slot, age_band, at_ms)
 
     def exhaust(self, day: int, rows: Rows) -> None:
         """These rows cannot pay their bid any more on `day`. What the segment replaces nobody looks at."""

@@ -9,7 +9,7 @@ import orjson
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -19,8 +19,9 @@ from schemas.errors import Refused
 from .body_limit import BodyLimit
 from .clock import Clock
 from .delta_follower import DeltaFollower
-from .leaf_releases import HeldReleases, LeafWatcher, NotHeld
+from .leaf_releases import HeldReleases, NotHeld
 from .leaf_search import answer
+from .leaf_watcher import LeafWatcher
 from .problems import problem, refused
 from .shard_telemetry import LeafTelemetry
 from .shard_wire import MEDIA_TYPE, READY_PATH, SEARCH_PATH, decode_question, encode_answer
@@ -90,14 +91,19 @@ def create_leaf_app(parts: LeafParts) -> Starlette:
 
     async def search(request: Request) -> Response:
         """Answers on the event loop: a search takes about a millisecond."""
-        return searched(parts, await request.body())
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            parts.telemetry.searched("invalid", 0.0)
+            return Response(status_code=400)  # which nobody is there to read
+        return searched(parts, body)
 
     async def ready(_: Request) -> Response:
         found = parts.readiness()
         return _json(found, 200 if found["ready"] else 503)
 
     async def metrics(_: Request) -> Response:
-        text, content_type = parts.telemetry.exposition(parts.held)
+        text, content_type = parts.telemetry.exposition(parts.held, parts.clock.now_ms())
         return Response(text, media_type=content_type)
 
     async def alive(_: Request) -> Response:

@@ -2,22 +2,18 @@
 
 A root may still ask for the old release while others load the new one, so a swap here takes nothing away:
 the old one is freed when a newer one has taken its place as the previous one and its last lease has ended.
-A third stays while it is still asked for: a root that waits for a slower leaf may be two releases behind.
+A third stays while it is still asked for: a root that waits for a slower leaf may be many releases behind.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from index.object_store import StoreRefused
-from schemas.errors import Refused, RetryableError
+from schemas.errors import Refused
 
-from .clock import Clock
 from .inventory import Inventory
-from .poll import Poll
-from .release_watcher import RETRY_SECONDS, wait_after_refusal
 
 
 class ShardRelease(Protocol):
@@ -65,7 +61,7 @@ class NotHeld(Refused):
 
 
 ASKED_SECONDS = 5.0
-"""A release older than the previous one stays so long after it was asked for, unless another one does."""
+"""Of the releases older than the previous one, the one asked for last stays so long after it was."""
 
 
 @dataclass
@@ -132,12 +128,13 @@ class HeldReleases:
             self._retire()
 
     def _retire(self) -> None:
-        while len(self._held) > 2:
-            oldest = next(iter(self._held))
-            asked = self._seconds() - self._held[oldest].asked_at_seconds
-            if len(self._held) == 3 and asked < ASKED_SECONDS:
-                return
-            self._leaving.append(self._held.pop(oldest))
+        """Let go of all but the newest, the one before, and of the others the one that was asked for last."""
+        older = list(reversed(self._held))[2:]
+        served = max(older, key=lambda name: self._held[name].asked_at_seconds, default=None)
+        for name in older:
+            asked = self._seconds() - self._held[name].asked_at_seconds
+            if name != served or asked >= ASKED_SECONDS:
+                self._leaving.append(self._held.pop(name))
 
     def make_current(self, release_id: str) -> bool:
         """After a rollback: the previous release is the current one again. False when it is not held."""
@@ -165,138 +162,3 @@ class HeldReleases:
             self._leaving.clear()
         for one in held:
             one.release.close()
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One attempt to load a release."""
-
-    release_id: str
-    result: Literal["loaded", "refused"]
-    at_ms: int
-    load_seconds: float
-    refusal: Refused | None = None
-
-
-@dataclass
-class _Retry:
-    release_id: str | None = None
-    failures: int = 0
-    at_seconds: float = field(default=0.0)
-
-
-class LeafWatcher:
-    """Follows CURRENT from a thread of the lowest priority: loads beside what is held, then adds it.
-
-    What failed is tried again, what was refused more rarely, and told again only when the refusal is another
-    one. Neither touches what is held.
-    """
-
-    def __init__(
-        self,
-        current: Callable[[], str | None],
-        load: Callable[[str], ShardRelease],
-        held: HeldReleases,
-        clock: Clock,
-        tell: Callable[[Attempt], None],
-    ) -> None:
-        self._current, self._load = current, load
-        self._held, self._clock, self._tell = held, clock, tell
-        self._settled: str | None = None
-        self._retry = _Retry()
-        self._refusal: tuple[str, str] | None = None
-        """The release that was refused, and in which words: what was told once."""
-        self._poll = Poll("leaf-watcher", self.check)
-        self.loading: str | None = None
-        """What is being loaded just now."""
-        self.last: Attempt | None = None
-
-    def check(self) -> Attempt | None:
-        """Look at CURRENT once; returns what was tried, or None when there was nothing to do."""
-        self._held.free_unused()
-        try:
-            wanted = self._current()
-        except (Refused, RetryableError, OSError) as error:
-            return self._refused("CURRENT", error, self._clock.seconds())
-        if wanted is None or wanted == self._settled:
-            return None
-        if self._held.make_current(wanted):
-            self._settle(wanted)
-            return None
-        if wanted == self._retry.release_id and self._clock.seconds() < self._retry.at_seconds:
-            return None
-        return self._try(wanted)
-
-    def _try(self, release_id: str) -> Attempt:
-        started = self._clock.seconds()
-        self.loading, self._settled = release_id, None
-        try:
-            release = self._load(release_id)
-        except Exception as error:
-            # NOTE: everything, as in the server's watcher: what is held must go on answering whatever a
-            # new release does while it loads; the attempt is recorded, counted and repeated. What a store
-            # that lets nobody in says is no word about the release.
-            if _is_final(error):
-                wait = wait_after_refusal(self._since(started))
-                self._retry = _Retry(release_id, 0, self._clock.seconds() + wait)
-                return self._refused(release_id, error, started)
-            failures = self._retry.failures + 1 if self._retry.release_id == release_id else 1
-            wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
-            self._retry = _Retry(release_id, failures, self._clock.seconds() + wait)
-            return self._refused(release_id, error, started)
-        finally:
-            self.loading = None
-        self._settle(release_id)
-        self._held.add(release)
-        return self._note(Attempt(release_id, "loaded", self._clock.now_ms(), self._since(started)))
-
-    def _settle(self, release_id: str) -> None:
-        self._settled, self._retry, self._refusal = release_id, _Retry(), None
-
-    def _refused(self, release_id: str, error: Exception, started: float) -> Attempt:
-        refusal = error if isinstance(error, Refused) else _unexpected(error)
-        attempt = Attempt(release_id, "refused", self._clock.now_ms(), self._since(started), refusal)
-        if self._told_before(release_id, error):
-            self.last = attempt
-            return attempt
-        return self._note(attempt)
-
-    def _told_before(self, release_id: str, error: Exception) -> bool:
-        """CURRENT that cannot be read, and a refusal in the same words, are told once, not at every look."""
-        if release_id == "CURRENT":
-            last = self.last
-            return last is not None and last.refusal is not None and last.release_id == release_id
-        if not _is_final(error):
-            return False
-        before, self._refusal = self._refusal, (release_id, str(error))
-        return before == self._refusal
-
-    def _note(self, attempt: Attempt) -> Attempt:
-        self.last = attempt
-        self._tell(attempt)
-        return attempt
-
-    def _since(self, started: float) -> float:
-        return self._clock.seconds() - started
-
-    def start(self, poll_seconds: float) -> None:
-        """Begin to follow CURRENT; the first look comes at once."""
-        self._poll.start(poll_seconds)
-
-    def close(self) -> None:
-        """Stop; waits for a load in progress."""
-        self._poll.close()
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether it is a word about the release, and not about the store or this machine."""
-    return isinstance(error, Refused) and not isinstance(error, StoreRefused)
-
-
-def _unexpected(error: Exception) -> Refused:
-    return Refused(
-        "load_failed",
-        expected="a release that loads",
-        came=f"{type(error).__name__}: {error}"[:300],
-        fix="What is held answers on and the load is tried again; look at the disk, and at memory.",
-    )

@@ -1,5 +1,6 @@
 """The Pins of one release in this process, as one request sees them."""
 
+import threading
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -8,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from index.delta_fold import Base
 from index.vector_index import Bitmap
 from schemas.manifests import ReleaseManifest
 from schemas.ranking import Coverage
@@ -111,6 +113,9 @@ class LocalInventory:
         self.index = index
         self._ads = ads
         self.eligibility = eligibility
+        self._base: Base | None = None
+        self._closed = False
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Rows of the release."""
@@ -120,6 +125,19 @@ class LocalInventory:
     def versions(self) -> list[str]:
         """See `Inventory`."""
         return self.index.versions
+
+    def base(self) -> Base | None:
+        """The rows, to be found by Pin; made when first asked for. None once they are let go of."""
+        with self._lock:
+            if self._base is None and not self._closed:
+                self._base = Base.of(self.index.attributes, self.index.tower_version)
+            return self._base
+
+    def close(self) -> None:
+        """Let go of what was made of the rows; the index itself is closed by whoever opened it."""
+        with self._lock:
+            self._base, self._closed = None, True
+            self._ads = Ads(self.index.attributes[:0])
 
     def search(self, query: Floats, age_band: int, at_ms: int, width: int) -> Found:
         """See `Inventory`."""
@@ -151,12 +169,16 @@ class LocalInventory:
         return self._ads.take(rows)
 
     def standing(self, pin_id: int, age_band: int, at_ms: int) -> Standing | None:
-        """How a Pin stands for this age band at this moment; None for one that is not there. Slow."""
-        rows = np.flatnonzero(self._ads.pin_id == pin_id)
-        if not len(rows):
+        """How a Pin stands for this age band at this moment; None for one that is not there."""
+        row = self.row_of(pin_id)
+        if row < 0:
             return None
-        mask = self.eligibility.mask(age_band, at_ms)
-        return Standing(Rule(int(mask.codes[rows[0]])), self.index.vectors[rows[0]])
+        return Standing(self.eligibility.rule(row, age_band, at_ms), self.index.vectors[row])
+
+    def row_of(self, pin_id: int) -> int:
+        """The row of a Pin, -1 for one that is not there."""
+        base = self.base()
+        return -1 if base is None else int(base.find(np.array([pin_id]))[0])
 
     def titles(self, rows: Rows) -> list[str]:
         """See `Inventory`."""

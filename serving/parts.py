@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from uuid import uuid4
 
 import numpy as np
@@ -23,6 +24,7 @@ from schemas.tiers import Tiers, VersionPolicy, single_tier
 from .clock import Clock
 from .delta_follower import DeltaFollower
 from .delta_reader import DeltaPolicy, FreshFeed
+from .draining import Draining
 from .explain import Explanation, Explanations, explain
 from .ledger import SpendLedger
 from .live_release import Assembly, Awaiting, LiveRelease, ReleaseLoader, Served
@@ -91,6 +93,9 @@ class ServingParts:
     watcher: ReleaseWatcher
     follower: DeltaFollower | None = None
     """What keeps the delta segment new; None on a server without one."""
+    draining: Draining = field(default_factory=Draining)
+    _scraping: Lock = field(default_factory=Lock)
+    """One scrape at a time: its gauges follow what it finds."""
 
     @property
     def clock(self) -> Clock:
@@ -134,11 +139,12 @@ class ServingParts:
 
     def status(self) -> Status:
         """The whole state of the server."""
-        worker = self.config.worker_status
-        live = self.live()
-        found = status_of(
-            live, self.watcher.facts_of(live), self.current(), self.recorder, self.history, self.clock
-        )
+        worker, current = self.config.worker_status, self.current()
+        with self.handle.lease() as release:
+            live = None if isinstance(release, Awaiting) else release
+            found = status_of(
+                live, self.watcher.facts_of(live), current, self.recorder, self.history, self.clock
+            )
         return found.model_copy(
             update={
                 "embedded_broker": self.config.embedded_broker,
@@ -152,8 +158,9 @@ class ServingParts:
     def metrics(self) -> tuple[bytes, str]:
         """The Prometheus exposition and its content type."""
         now_ms, telemetry = self.clock.now_ms(), self.config.telemetry
-        telemetry.rollover.show(read_rollover(self.config.data, now_ms))
-        return telemetry.exposition(self.live(), now_ms)
+        with self._scraping:
+            telemetry.rollover.show(read_rollover(self.config.data, now_ms))
+            return telemetry.exposition(self.live(), now_ms)
 
     def start(self) -> None:
         """Begin to follow CURRENT, and the leaves of a root."""
@@ -186,13 +193,12 @@ def build_parts(config: ServingConfig) -> ServingParts:
     )
     telemetry.release.policy(config.version_policy)
     loader = ReleaseLoader(releases, config.data / "towers", config.registry, assembly, config.index_device)
-    current: Callable[[], str | None] = releases.current
-    load: Callable[[str], LiveRelease] = loader.load
-    if config.leaves is not None:
-        current, load = behind_leaves(config.leaves, loader)
     follower = None if config.leaves is not None else delta_follower(config)
-    if follower is not None:
-        load = caught_up(load, follower)
+    if config.leaves is not None:
+        source = behind_leaves(config.leaves, loader)
+    else:
+        load = loader.load if follower is None else caught_up(loader.load, follower)
+        source = Source(releases.current, load, releases.last_seen)
     log = RankingLogWriter(config.data / "logs", config.log_limits, telemetry.log_row_dropped)
     return ServingParts(
         config=config,
@@ -206,14 +212,14 @@ def build_parts(config: ServingConfig) -> ServingParts:
         history=history,
         follower=follower,
         watcher=ReleaseWatcher(
-            Source(current, load, releases.last_seen),
+            source,
             handle,
             history=history,
             telemetry=telemetry,
             clock=clock,
             retired=retired,
-            before=lambda now_ms, newest_ms: Before(
-                now_ms, newest_ms, _version_order(releases, config.data / "towers"), config.tiers
+            before=lambda now_ms: Before(
+                now_ms, _version_order(releases, config.data / "towers"), config.tiers
             ),
         ),
     )

@@ -153,7 +153,8 @@ class Pipeline:
             provenance=provenance(release),
             asker=asker,
             query=query,
-            retrieved_pins=ads.pin_id,
+            # A column of a table four times its size, which would be kept with it.
+            retrieved_pins=ads.pin_id.copy(),
             retrieved_dots=found.dots,
             shortlist_pins=shortlist.ads.pin_id,
             sale=sale,

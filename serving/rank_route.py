@@ -3,7 +3,7 @@
 import orjson
 from pydantic import TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -37,13 +37,17 @@ class RankEndpoint:
         """The ASGI application of this one path."""
         request = Request(scope, receive)
         unfit = _unfit(request)
-        if unfit is not None:
-            response = unfit
-        elif self._in_threads:
-            response = self._said(await run_in_threadpool(self._rank, await request.body()))
-        else:
-            response = self._said(self._rank(await request.body()))
+        try:
+            response = await self._answered(request) if unfit is None else unfit
+        except ClientDisconnect:
+            # The caller went away in the middle of its body: nobody is left to tell.
+            self._recorder.telemetry.unanswered("invalid")
+            return
         await response(scope, receive, send)
+
+    async def _answered(self, request: Request) -> Response:
+        body = await request.body()
+        return self._said(await run_in_threadpool(self._rank, body) if self._in_threads else self._rank(body))
 
     def _rank(self, body: bytes) -> Ranked | Response:
         """The answer, or the problem why there is none. From any thread."""

@@ -1,6 +1,6 @@
 """One answered request, in plain values: what the response, the log and an explanation are made of."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from .user_reader import Asker
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+
+_NO_IDS: Ids = np.empty(0, np.int64)
+_NO_DOTS: Floats = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,13 @@ class Ranked:
     """Pins scored for this answer, by the tower version of their row's own tag."""
     coverage: Coverage | None = None
     """Which part of the inventory it was chosen from."""
+
+    def without_candidates(self) -> "Ranked":
+        """The same without what only an explanation is made of: small enough to wait in a queue."""
+        return replace(
+            self,
+            retrieved_pins=_NO_IDS,
+            retrieved_dots=_NO_DOTS,
+            shortlist_pins=_NO_IDS,
+            sale=AuctionResult((), [], _NO_IDS),
+        )

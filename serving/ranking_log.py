@@ -59,7 +59,7 @@ class RankingLogWriter:
             self.dropped += 1
             self._on_drop()
             return
-        self._queue.append(ranked)
+        self._queue.append(ranked.without_candidates())
 
     def close(self) -> None:
         """Write what is queued and stop. Harmless when called again."""
@@ -110,7 +110,11 @@ class RankingLogWriter:
     def _next_file(self) -> BinaryIO:
         """A new file after the last one there, so a restart never writes into an old file."""
         number = 1 + max((_number(path) for path in _files(self._directory)), default=0)
-        self._file = (self._directory / f"{PREFIX}{number:06d}{SUFFIX}").open("xb")
+        while self._file is None:
+            # Servers that share a data directory, as in a rolling restart, may want one name at one moment.
+            with suppress(FileExistsError):
+                self._file = (self._directory / f"{PREFIX}{number:06d}{SUFFIX}").open("xb")
+            number += 1
         return self._file
 
     def _finish_file(self) -> None:

@@ -9,7 +9,7 @@ RATE_SECONDS = 10
 
 
 class RecentRequests:
-    """A ring of stage durations and a count a second. Written by the request path only."""
+    """A ring of stage durations and a count a second. Written by the request path, read from any thread."""
 
     def __init__(self) -> None:
         self._durations: dict[str, deque[float]] = {}
@@ -44,6 +44,6 @@ class RecentRequests:
                     strict=True,
                 )
             )
-            for stage, ring in self._durations.items()
+            for stage, ring in list(self._durations.items())
             if ring
         }

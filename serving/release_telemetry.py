@@ -38,7 +38,9 @@ class ReleaseTelemetry:
         self._rollbacks = Counter(
             "skewless_release_rollbacks", "Swaps back to an older release.", registry=registry
         )
-        # Share of Pins whose input is not its default. A fall: the producer stopped sending the field.
+        # Share of Pins whose input is not its default. A fall: empty or zero values are sent, many new Pins
+        # came without the field, or state was lost. A producer that falls silent is not seen: Pins keep what
+        # they had.
         self._coverage = FollowedGauge(
             Gauge(
                 "skewless_feature_coverage_ratio",

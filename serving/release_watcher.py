@@ -6,7 +6,7 @@ may put back what was damaged without moving CURRENT.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -76,12 +76,11 @@ class ReleaseWatcher:
         telemetry: SwapTelemetry,
         clock: Clock,
         retired: deque[Callable[[], None]],
-        before: Callable[[int, Mapping[str, int]], Before] = Before,
+        before: Callable[[int], Before] = Before,
     ) -> None:
         """`retired` is where the handle leaves the closers of old releases, for this thread to run.
 
-        `before` adds to the time and what was served the versions and tiers as they are declared; it
-        must not raise.
+        `before` adds to the time the versions and tiers as they are declared; it must not raise.
         """
         self._source = source
         self._handle = handle
@@ -102,8 +101,6 @@ class ReleaseWatcher:
         """The release that was refused, and in which words: what was told once."""
         self._pointer_complaint = ""
         self._served_id: str | None = None
-        self._newest_ms: dict[str, int] = {}
-        """Tier -> newest ingestion in the release that is served."""
         self._poll = Poll("release-watcher", self.check)
 
     def check(self) -> Swap | None:
@@ -173,9 +170,13 @@ class ReleaseWatcher:
         self._retry_at = self._clock.seconds() + RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1]
 
     def _serve(self, release: LiveRelease, started: float) -> Swap:
-        self._handle.swap(release)
-        now_ms = self._clock.now_ms()
-        facts = tier_facts(release, self._before(now_ms, self._newest_ms))
+        # The old one's rows are compared with before they may be let go of.
+        with self._handle.lease() as old:
+            self._handle.swap(release)
+            now_ms = self._clock.now_ms()
+            held = old.local.base() if isinstance(old, LiveRelease) else None
+            tiers = [one.name for one in self._facts[1]]
+            facts = tier_facts(release, replace(self._before(now_ms), held=held, held_tiers=tiers))
         swap = Swap(
             release_id=release.release_id,
             previous_release_id=self._served_id,
@@ -185,7 +186,6 @@ class ReleaseWatcher:
         )
         swap = replace(swap, freshness=summarise(np.concatenate([one.servable_seconds for one in facts])))
         self._served_id = release.release_id
-        self._newest_ms = {one.name: one.newest_ingest_ms for one in facts}
         self._facts = release.release_id, facts
         self._history.add(swap)
         self._telemetry.served(release, facts)

@@ -19,6 +19,8 @@ from .shard_telemetry import RootTelemetry
 from .shard_wire import MEDIA_TYPE, READY_PATH, SEARCH_PATH, Answer, decode_answer
 
 TIMEOUTS_UNTIL_DOWN = 3
+NAMES_SECONDS = 3.0
+"""Between two attempts to find another address for a leaf that is down."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ class Leaves:
             _Leaf(Shard(number, len(addresses)), name, Endpoint(), Endpoint(), clock.seconds())
             for number, name in enumerate(addresses, start=1)
         ]
-        # What it finds out within a deadline must not wait for requests.
+        # What it finds out within a deadline must not wait for requests, nor for a name server.
         self._poll = Poll("leaves", self.look, gives_way=False)
+        self._names = Poll("leaf-names", self.find)
 
     @property
     def shards(self) -> list[Shard]:
@@ -111,9 +114,18 @@ class Leaves:
             return "malformed"
         return misfit(answer, manifest, leaf.shard) or answer
 
+    def find(self) -> None:
+        """Look up the name of every leaf that is not up: it may have got another address with a restart.
+
+        May take as long as the name server does; the last address is kept until there is another one.
+        """
+        for leaf in self._leaves:
+            if not leaf.up:
+                _look_up(leaf)
+
     def look(self) -> None:
-        """Ask every leaf what it is and has; once."""
-        known = [leaf for leaf in self._leaves if _resolved(leaf)]
+        """Ask every leaf that has an address what it is and has; once."""
+        known = [leaf for leaf in self._leaves if leaf.looking.address is not None]
         for leaf in self._leaves:
             if leaf not in known:
                 self._seen(leaf, (), "its name has no address")
@@ -123,9 +135,10 @@ class Leaves:
         for leaf, outcome in zip(known, outcomes, strict=True):
             held, trouble = _readiness(leaf.shard, outcome)
             self._seen(leaf, held, trouble)
-            if isinstance(outcome, Failure):
-                # A name may have got another address with a restart.
-                leaf.looking.address = None
+            if trouble and not isinstance(outcome, Failure):
+                # Another leaf, or none: what is connected to it is of no use when the name moves on.
+                leaf.looking.close()
+                leaf.asking.close()
 
     def _seen(self, leaf: _Leaf, held: tuple[str, ...], trouble: str) -> None:
         leaf.held, leaf.trouble, leaf.up = held, trouble, not trouble
@@ -143,8 +156,18 @@ class Leaves:
         elif not ready:
             # Nobody has it: there is nothing to swap to, however long they have been down.
             late = self._leaves
-        self._telemetry.waiting(len(late))
         return [leaf.name for leaf in late]
+
+    def more_hold(self, release_id: str, served: str) -> bool:
+        """Whether more leaves hold `release_id` than hold `served`, or may: those that just went down."""
+        ready = sum(leaf.up and release_id in leaf.held for leaf in self._leaves)
+        return ready > sum(
+            served in leaf.held if leaf.up else not self._given_up(leaf) for leaf in self._leaves
+        )
+
+    def waited_for(self, leaves: int) -> None:
+        """Count the leaves that the next swap waits for."""
+        self._telemetry.waiting(leaves)
 
     def _given_up(self, leaf: _Leaf) -> bool:
         return not leaf.up and self._clock.seconds() - leaf.up_at_seconds > self._policy.down_seconds
@@ -164,27 +187,28 @@ class Leaves:
 
     def start(self) -> None:
         """Look after the leaves until `close`; the first look is taken before this returns."""
+        self.find()
         self.look()
         self._poll.start(self._policy.poll_seconds)
+        self._names.start(NAMES_SECONDS)
 
     def close(self) -> None:
         """Stop looking and close every connection."""
         self._poll.close()
+        self._names.close()
         for leaf in self._leaves:
             leaf.asking.close()
             leaf.looking.close()
 
 
-def _resolved(leaf: _Leaf) -> bool:
-    """Look the leaf's name up when it has no address, here and not in a request: it may take long."""
-    if leaf.looking.address is None:
-        host, _, port = leaf.name.rpartition(":")
-        try:
-            found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0][4]
-        except (OSError, ValueError):
-            return False
-        leaf.looking.address = leaf.asking.address = (str(found[0]), int(found[1]))
-    return True
+def _look_up(leaf: _Leaf) -> None:
+    """Give the leaf the address that its name has now; what it has stays when the name has none."""
+    host, _, port = leaf.name.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0][4]
+    except (OSError, ValueError):
+        return
+    leaf.looking.address = leaf.asking.address = (str(found[0]), int(found[1]))
 
 
 def _readiness(shard: Shard, outcome: Outcome) -> tuple[tuple[str, ...], str]:

@@ -9,17 +9,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features.user_state import contexts, empty_users
+from index.object_store import StoreRefused
 from index.row_files import ATTRIBUTES
 from index.vector_index import Bitmap
 from models.predictor import QueryTower
-from schemas.errors import Refused
+from schemas.errors import Refused, RetryableError
 from schemas.manifests import ReleaseManifest
 
 from .eligibility import Eligibility
 from .fresh_inventory import Shelf
 from .inventory import Floats, Inventory, Rows
+from .kept_manifest import KeptManifest
 from .live_release import WARM_QUERIES, LiveRelease, ReleaseLoader
 from .local_inventory import Ads, LocalInventory
+from .release_watcher import Source
 from .remote_inventory import RemoteInventory, SpentOut
 from .remote_leaves import Leaves
 from .version_policy import check_policy
@@ -72,12 +75,30 @@ class RootLoader:
     local: ReleaseLoader
     leaves: Leaves
     spent_out: SpentOut
+    kept: KeptManifest
+
+    def served_last(self) -> str | None:
+        """What to begin with while the store is away: what was loaded last, not what CURRENT named last."""
+        seen, kept = self.local.releases.last_seen(), self.kept.read()
+        return seen if seen is None or kept is None else kept.release_id
+
+    def manifest(self, release_id: str) -> ReleaseManifest:
+        """The store's word, or while it is away what was kept. Sees to it that the tower is there."""
+        releases = self.local.releases
+        try:
+            manifest = releases.manifest(release_id)
+        except (StoreRefused, RetryableError, OSError):
+            kept = self.kept.read()
+            if kept is None or kept.release_id != release_id:
+                raise
+            manifest = kept
+        releases.fetch_tower(manifest.tower_version)
+        return manifest
 
     def load(self, release_id: str) -> LiveRelease:
         """Load → check → warm. Raises Refused for a release that does not fit this code or its tower."""
         local, assembly = self.local, self.local.assembly
-        manifest = local.releases.manifest(release_id)
-        local.releases.fetch_tower(manifest.tower_version)
+        manifest = self.manifest(release_id)
         tower = QueryTower.load(local.towers, manifest.tower_version, local.registry)
         check_parts(manifest, tower, assembly.registry_hash)
         check_policy(manifest, claimed_mix(manifest), assembly.version_policy)
@@ -97,6 +118,7 @@ class RootLoader:
             spent_out=self.spent_out,
         )
         warm(release, assembly.now_ms())
+        self.kept.keep(manifest)
         return release
 
 
@@ -138,7 +160,8 @@ def warm(release: LiveRelease, at_ms: int) -> None:
 class WhenReady:
     """CURRENT, as soon as the leaves have loaded it; until then what was current before.
 
-    This is the swap rule: a watcher that follows this instead of CURRENT cannot swap too soon.
+    This is the swap rule: a watcher that follows this instead of CURRENT cannot swap too soon. It waits no
+    longer once fewer leaves have what is served than have CURRENT: waiting would serve fewer Pins then.
     """
 
     def __init__(self, current: Callable[[], str | None], leaves: Leaves) -> None:
@@ -147,15 +170,18 @@ class WhenReady:
 
     def __call__(self) -> str | None:
         """The newest release that may be served. Raises Refused like `current`."""
-        named = self._current()
-        if named is not None and named != self._ready and not self._leaves.blocking(named):
+        named, served = self._current(), self._ready
+        late = [] if named is None or named == served else self._leaves.blocking(named)
+        if late and named is not None and served is not None and self._leaves.more_hold(named, served):
+            late = []
+        self._leaves.waited_for(len(late))
+        if named is not None and not late:
             self._ready = named
         return self._ready
 
 
-def behind_leaves(
-    leaves: Leaves, local: ReleaseLoader
-) -> tuple[Callable[[], str | None], Callable[[str], LiveRelease]]:
+def behind_leaves(leaves: Leaves, local: ReleaseLoader) -> Source:
     """What a root's watcher follows and how it loads, in the place of CURRENT and `local.load`."""
-    loader = RootLoader(local, leaves, SpentOut(local.assembly.ledger))
-    return WhenReady(local.releases.current, leaves), loader.load
+    kept = KeptManifest(local.releases.root)
+    loader = RootLoader(local, leaves, SpentOut(local.assembly.ledger), kept)
+    return Source(WhenReady(local.releases.current, leaves), loader.load, loader.served_last)

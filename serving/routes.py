@@ -1,4 +1,7 @@
-"""The other routes: health, status, metrics, releases, explanations, console. FastAPI, documented."""
+"""The other routes: health, status, metrics, releases, explanations, console. FastAPI, documented.
+
+What takes longer than a request for ads is a plain `def`, and so runs in a thread: the event loop is theirs.
+"""
 
 import hmac
 from importlib.resources import files
@@ -64,14 +67,17 @@ def health_routes(parts: ServingParts) -> APIRouter:
 
     async def live() -> Health:
         """The process answers."""
-        return Health(ready=parts.live() is not None)
+        return Health(ready=parts.live() is not None and not parts.draining.begun)
 
     for path in ("/v2/health/live", "/healthz"):
         router.add_api_route(path, live, methods=["GET"], operation_id=f"live{path.count('/')}")
 
     @router.get("/v2/health/ready", response_model=Health)
     async def ready() -> Any:
-        """A release is loaded and queries can be answered; 503 otherwise."""
+        """A release is loaded and queries should be sent here; 503 otherwise."""
+        if parts.draining.begun:
+            hint = "Send queries to another server; what still comes here is answered until it closes."
+            return problem(503, "draining", "the server has been told to end", hint)
         release = parts.live()
         if release is None:
             hint = "Publish a release; the server loads it within seconds and then is ready."
@@ -80,7 +86,7 @@ def health_routes(parts: ServingParts) -> APIRouter:
         return Health(ready=True, release_id=release.release_id)
 
     @router.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
+    def metrics() -> Response:
         """Prometheus exposition."""
         text, content_type = parts.metrics()
         return Response(text, media_type=content_type)
@@ -118,12 +124,12 @@ def release_routes(parts: ServingParts) -> APIRouter:
         return parts.roll_back(body.actor, body.reason, expected)
 
     @router.get("/status")
-    async def status() -> Status:
+    def status() -> Status:
         """The whole state of the server."""
         return parts.status()
 
     @router.get("/explain/{request_id}", response_model=Explanation, response_model_exclude_none=True)
-    async def explain_request(
+    def explain_request(
         request_id: Annotated[RequestId, Path()], pin_id: Annotated[PinId | None, Query()] = None
     ) -> Any:
         """Why these ads: the funnel of one recent answer, and the fate of one Pin in it."""

@@ -7,17 +7,27 @@ import torch
 import uvicorn
 
 from .app import create_app
+from .draining import DrainingServer, LastAnswers
 from .parts import ServingParts
 
 SWITCH_SECONDS = 0.0005
 """How long a loading thread may hold the interpreter while a request waits (Python's default: 5 ms)."""
+FINISH_SECONDS = 10
+"""How long a server that has closed its door may take for what has come."""
+KEEP_ALIVE_SECONDS = 75
+"""An idle connection is kept longer than by balancers (nginx, ALB: 60 s): the caller is to close it."""
 _YOUNG_OBJECTS = 50_000
 
 
-def server(parts: ServingParts, host: str, port: int, *, log_level: str = "warning") -> uvicorn.Server:
-    """A uvicorn server over `parts`; `.run()` blocks until the server is told to end."""
+def server(
+    parts: ServingParts, host: str, port: int, *, log_level: str = "warning", drain_seconds: float = 0.0
+) -> uvicorn.Server:
+    """A uvicorn server over `parts`; `.run()` blocks until the server is told to end.
+
+    After that it answers on for `drain_seconds`, not ready any more (see `DrainingServer`).
+    """
     config = uvicorn.Config(
-        create_app(parts),
+        LastAnswers(create_app(parts), parts.draining),
         host=host,
         port=port,
         loop="uvloop",
@@ -25,9 +35,10 @@ def server(parts: ServingParts, host: str, port: int, *, log_level: str = "warni
         access_log=False,
         server_header=False,
         log_level=log_level,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=FINISH_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    return uvicorn.Server(config)
+    return DrainingServer(config, parts.draining, drain_seconds, parts.clock.seconds)
 
 
 def tune_interpreter() -> None:

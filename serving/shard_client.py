@@ -10,6 +10,7 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -53,8 +54,9 @@ class Endpoint:
 
     def close(self) -> None:
         """Close what is idle."""
-        while self.idle:
-            self.idle.pop().close()
+        with suppress(IndexError):  # none is left: other threads take from it too
+            while True:
+                self.idle.pop().close()
 
     def complain(self, error: OSError) -> None:
         """Say why this process could not even begin to connect; once, until that changes."""

@@ -30,7 +30,9 @@ def shard_routes(parts: ServingParts) -> APIRouter:
         current, leaves = parts.current(), parts.config.leaves
         if leaves is None:
             return Shards(sharded=False, current=current, waiting_for=[], leaves=[])
-        waiting = [] if current is None else leaves.blocking(current)
+        live = parts.live()
+        served = live is not None and live.release_id == current
+        waiting = [] if current is None or served else leaves.blocking(current)
         return Shards(sharded=True, current=current, waiting_for=waiting, leaves=leaves.status())
 
     return router

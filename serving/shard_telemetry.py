@@ -9,7 +9,9 @@ from prometheus_client import (
     generate_latest,
 )
 
-from .leaf_releases import Attempt, HeldReleases
+from .delta_telemetry import DeltaTelemetry
+from .leaf_releases import HeldReleases
+from .leaf_watcher import Attempt
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 SEARCH_OUTCOMES = ("ok", "not_held", "invalid", "error")
@@ -23,8 +25,9 @@ MISSING = (
 class LeafTelemetry:
     """Counts and gauges of one leaf."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+    def __init__(self, registry: CollectorRegistry, delta: DeltaTelemetry | None = None) -> None:
+        """`delta` is of the same registry; None for a leaf without a delta segment."""
+        self._registry, self._delta = registry, delta
         # Searches by a root. `not_held`: it asked for a release that this leaf has not, or no longer.
         searches = Counter("skewless_shard_searches", "Searches of a leaf.", ["outcome"], registry=registry)
         self._searches = {outcome: searches.labels(outcome) for outcome in SEARCH_OUTCOMES}
@@ -38,7 +41,8 @@ class LeafTelemetry:
         # Pins per release that can be asked for: two releases after the first swap. Far from 1/n: look at
         # whether every leaf was given a number of its own.
         self._rows = Gauge("skewless_shard_rows", "Pins of the shard.", ["release"], registry=registry)
-        # Releases in memory. Above 2 for long: somebody holds a lease on an old one; that would be a bug.
+        # Releases in memory. 3 for long: a root is behind (its waiting leaves say why). Above that for long:
+        # somebody holds a lease on an old one; that would be a bug.
         self._open = Gauge("skewless_shard_releases_open", "Releases in memory.", registry=registry)
         # Attempts to load a release; `refused` names the reason, /v1/shard/ready has the fix. A root waits
         # for this leaf before it swaps.
@@ -62,8 +66,10 @@ class LeafTelemetry:
         self._loads.labels(attempt.result, reason).inc()
         self._load_seconds.set(attempt.load_seconds)
 
-    def exposition(self, held: HeldReleases) -> tuple[bytes, str]:
-        """The scrape: text and its content type."""
+    def exposition(self, held: HeldReleases, now_ms: int) -> tuple[bytes, str]:
+        """The scrape: text and its content type, with what changes by time alone brought up to date."""
+        if self._delta is not None:
+            self._delta.age(now_ms)
         self._rows.clear()
         for release_id, rows in held.rows().items():
             self._rows.labels(release_id).set(rows)
@@ -91,7 +97,7 @@ class RootTelemetry:
         )
         # 1 when the leaf last said that it is up. 0: its Pins are in no answer.
         self._up = Gauge("skewless_root_leaf_up", "Whether the leaf answers.", ["shard"], registry=registry)
-        # Leaves that CURRENT waits for. Above 0 for longer than a load takes: see that leaf's last refusal.
+        # Leaves that the swap to CURRENT waits for. Above 0 for longer than a load takes: see their refusals.
         self._waiting = Gauge(
             "skewless_root_swap_waiting_leaves", "Leaves that have yet to load CURRENT.", registry=registry
         )

@@ -1,4 +1,4 @@
-"""The state of the server in one document: what the console shows and `skewless status` prints."""
+"""The state of the server in one document: what the console shows and `GET /v1/status` answers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -4,19 +4,22 @@ Rows are counted by their own tags, and their tier is what their Pin's id says: 
 something else changes nothing here. Only a root, which holds no rows, repeats the manifest; its leaves count.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from features.tier_slices import tier_codes
+from index.delta_fold import Base
 from schemas.manifests import ReleaseManifest, TierPart
 from schemas.tiers import Tiers
 
 from .clock import seconds_since
 from .live_release import LiveRelease
 from .version_lag import rows_by_lag
+
+_STEP_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,16 @@ class TierFacts:
 
 @dataclass(frozen=True)
 class Before:
-    """What is known when a release goes live: the time, what was served, versions and tiers as declared."""
+    """What is known when a release goes live: the time, versions and tiers as declared, what was served."""
 
     now_ms: int
-    newest_ingest_ms: Mapping[str, int]
-    """Tier -> newest ingestion that the release before it held; empty before the first."""
     order: Sequence[str] = ()
     """Tower versions, oldest first: `version_lag.version_order`."""
     tiers: Tiers | None = None
+    held_tiers: Collection[str] = ()
+    """Of the release before it; none before the first."""
+    held: Base | None = None
+    """Rows of the release before it."""
 
 
 def tier_facts(release: LiveRelease, before: Before) -> tuple[TierFacts, ...]:
@@ -59,6 +64,7 @@ def tier_facts(release: LiveRelease, before: Before) -> tuple[TierFacts, ...]:
     query, parts = release.query_tower.version, tier_parts(release.manifest)
     owner = _owners(release, list(parts), before.tiers)
     ingested_ms = release.index.attributes["ingested_at_ms"]
+    is_news = _news(release, before.held)
     facts = []
     for place, (name, part) in enumerate(parts.items()):
         own = slice(None) if owner is None else owner == place
@@ -69,8 +75,7 @@ def tier_facts(release: LiveRelease, before: Before) -> tuple[TierFacts, ...]:
             mix = dict(part.versions)
         rows = sum(mix.values())
         # Without a release before it there is nothing to be newer than: a first load has no freshness.
-        newest_ms = before.newest_ingest_ms.get(name, part.newest_ingest_ms)
-        came_ms = ingested_ms[own]
+        came_ms = ingested_ms[own][is_news[own]] if name in before.held_tiers else ingested_ms[:0]
         facts.append(
             TierFacts(
                 name=name,
@@ -83,10 +88,24 @@ def tier_facts(release: LiveRelease, before: Before) -> tuple[TierFacts, ...]:
                 newest_event_ms=part.newest_event_ms,
                 newest_ingest_ms=part.newest_ingest_ms,
                 aligned_ratio=mix.get(query, 0) / rows if rows else 1.0,
-                servable_seconds=np.maximum(before.now_ms - came_ms[came_ms > newest_ms], 0) / 1_000.0,
+                servable_seconds=np.maximum(before.now_ms - came_ms, 0) / 1_000.0,
             )
         )
     return tuple(facts)
+
+
+def _news(release: LiveRelease, held: Base | None) -> npt.NDArray[np.bool_]:
+    """Whether the release before did not have each row's Pin in this revision or a newer one.
+
+    By revision, not by time: partitions and tiers are read at their own pace.
+    """
+    rows = release.index.attributes
+    found = np.zeros(len(rows), np.bool_)
+    # In short steps: requests wait for the interpreter lock that each of them holds.
+    for start in range(0, 0 if held is None else len(rows), _STEP_ROWS):
+        step = slice(start, start + _STEP_ROWS)
+        found[step] = held is not None and held.outdated(rows[step])[1]
+    return found
 
 
 def _owners(release: LiveRelease, names: list[str], tiers: Tiers | None) -> npt.NDArray[np.int64] | None:

@@ -37,10 +37,11 @@ from .attribution_store import (
     impression_key,
     put_newest,
     put_watermark,
+    request_key,
     served_of,
 )
 from .attribution_telemetry import AttributionTelemetry
-from .attribution_windows import DAY_MS, KINDS, AttributionWindows, Conversion, Served, credited, distinct
+from .attribution_windows import DAY_MS, KINDS, AttributionWindows, Conversion, Served, credited
 from .event_clock import ClockRules, EventClock
 from .positions import Partition
 from .step_events import event_or_letter, pin_key
@@ -97,12 +98,13 @@ class AttributionStep:
         """See `Step`."""
         return self._store.positions(partitions)
 
-    def own(self, partitions: frozenset[int]) -> None:
-        """See `PartitionOwner`: time passes in these partitions only. Until then, in all that were seen."""
-        for number in partitions - (self._owned or frozenset()):
+    def owned(self, partitions: Iterable[Partition], behind: Iterable[Partition] = ()) -> None:
+        """See `Step`. Until then time passes in all partitions that were seen."""
+        numbers = frozenset(number for _, number in partitions)
+        for number in numbers - (self._owned or frozenset()):
             self._clock.forget_silence(number)
-        self._store.own(partitions)
-        self._owned = partitions
+        self._store.own(numbers)
+        self._owned = numbers
 
     def apply(self, events: Sequence[RawEvent]) -> StepResult:
         """See `Step`."""
@@ -166,7 +168,7 @@ class AttributionStep:
         if isinstance(message, ImpressionServed):
             if over:
                 return "late_impression"
-            self._open(message, number, event, changes)
+            self._open(message, number, changes)
         elif message.user_id is None:
             return "unknown_visitor"
         elif over:
@@ -175,11 +177,13 @@ class AttributionStep:
             self._keep(message, number, changes)
         return "applied"
 
-    def _open(self, message: ImpressionServed, number: int, event: RawEvent, changes: Changes) -> None:
+    def _open(self, message: ImpressionServed, number: int, changes: Changes) -> None:
         user = NOBODY if message.user_id is None else message.user_id
         served = Served(message.served_at_ms, message.request_id.encode())
         entry = impression_key(Group(message.pin_id, user), served)
-        changes.puts[entry] = event.value or b""
+        # Not as it came: that may be framed by a schema registry, or JSON that another parser refuses.
+        changes.puts[entry] = encode(message)
+        changes.puts[request_key(Group(message.pin_id, user), served)] = b""
         changes.puts[due_key(number, served.served_at_ms + self._longest_ms, entry)] = b""
 
     def _keep(self, message: VisitObserved | EngagementObserved, number: int, changes: Changes) -> None:
@@ -218,17 +222,31 @@ class AttributionStep:
     def _row(self, due: Due, number: int, changes: Changes) -> Output:
         """The row of an impression; repeats of its request are removed with it."""
         group, own, conversion = group_of(due.entry), served_of(due.entry), None
-        if group.user_id != NOBODY:
-            served, repeats = distinct(self._store.impressions(group), self._longest_ms)
-            rest = served[served.index(own) :]
-            conversion = credited(rest, 0, self._store.conversions(group), self._rules.windows)
-            for repeat in repeats:
-                if repeat.request_id == own.request_id:
-                    entry = impression_key(group, repeat)
-                    changes.deletes |= {entry, due_key(number, repeat.served_at_ms + self._longest_ms, entry)}
-        self._telemetry.rows.labels("no" if conversion is None else "yes").inc()
         ends_at_ms = own.served_at_ms + self._longest_ms
+        changes.deletes.add(request_key(group, own))
+        for repeat in self._store.repeats(group, own, ends_at_ms):
+            entry = impression_key(group, repeat)
+            queued = due_key(number, repeat.served_at_ms + self._longest_ms, entry)
+            changes.deletes |= {entry, queued, request_key(group, repeat)}
+        if group.user_id != NOBODY:
+            until_ms = self._touched_until(group, own, changes)
+            happened = self._store.conversions(group, own.served_at_ms, until_ms)
+            conversion = credited(own.served_at_ms, happened, self._rules.windows)
+        self._telemetry.rows.labels("no" if conversion is None else "yes").inc()
         return _output(self._store.get(due.entry) or b"", ends_at_ms, conversion, number)
+
+    def _touched_until(self, group: Group, own: Served, changes: Changes) -> int:
+        """When the next impression of the user and the Pin takes the touch over, or the window ends.
+
+        NOTE: no list of all that are open: a user may have one every second of a week, and each has its row.
+        """
+        over_ms = own.served_at_ms + self._longest_ms + 1
+        for one in self._store.impressions(group, own):
+            if one.served_at_ms >= over_ms:
+                break
+            if one != own and impression_key(group, one) not in changes.deletes:
+                return one.served_at_ms
+        return over_ms
 
 
 def _occurred(message: Any) -> int:

@@ -3,6 +3,7 @@
 Keys are big-endian, so that RocksDB's order is the order in time:
 
 - `i` pin user served_at request_id → the impression's message;
+- `r` pin user length request_id served_at → nothing: where the repeats of a request are;
 - `c` pin user occurred_at kind value → nothing: an equal conversion is the same conversion;
 - `d` partition due_at, then one of the two keys above → nothing: the queue of what ends when;
 - `t`, `w`: event time seen by topic and partition, and watermark by partition number.
@@ -10,6 +11,7 @@ Keys are big-endian, so that RocksDB's order is the order in time:
 
 import struct
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +26,9 @@ _GROUP = struct.Struct(">QQ")
 _TIME = struct.Struct(">Q")
 _CONVERSION = struct.Struct(">QBQ")
 _DUE = struct.Struct(">IQ")
+_LENGTH = struct.Struct(">I")
 _VALUES = 2**63
-_IMPRESSION, _CONVERTED, _QUEUE, _NEWEST, _WATERMARK = b"i", b"c", b"d", b"t", b"w"
+_IMPRESSION, _REQUEST, _CONVERTED, _QUEUE, _NEWEST, _WATERMARK = b"i", b"r", b"c", b"d", b"t", b"w"
 
 
 class Group(NamedTuple):
@@ -51,6 +54,16 @@ class Due(NamedTuple):
 def impression_key(group: Group, served: Served) -> bytes:
     """Key of an open impression."""
     return _IMPRESSION + _GROUP.pack(*group) + _TIME.pack(served.served_at_ms) + served.request_id
+
+
+def request_key(group: Group, served: Served) -> bytes:
+    """Key under which an open impression is found by its request."""
+    return _of_request(group, served.request_id) + _TIME.pack(served.served_at_ms)
+
+
+def _of_request(group: Group, request_id: bytes) -> bytes:
+    # With its length, so that no request's entries stand among those of another one.
+    return _REQUEST + _GROUP.pack(*group) + _LENGTH.pack(len(request_id)) + request_id
 
 
 def conversion_key(group: Group, conversion: Conversion) -> bytes:
@@ -79,17 +92,26 @@ class AttributionStore(StepStore):
     """The state of `AttributionStep`. Raises Refused when it was made with other windows."""
 
     def __init__(self, path: Path, windows: AttributionWindows) -> None:
-        super().__init__(path, f"attribution/1 {windows.text()}")
+        super().__init__(path, f"attribution/2 {windows.text()}")
         self._swept: dict[int, bytes] = {}
 
-    def impressions(self, group: Group) -> list[Served]:
-        """Open impressions of a user and a Pin, ascending."""
-        return [served_of(key) for key, _ in self.scan(_IMPRESSION + _GROUP.pack(*group))]
+    def impressions(self, group: Group, first: Served) -> Iterator[Served]:
+        """Open impressions of a user and a Pin from this one on, ascending."""
+        found = self.scan(_IMPRESSION + _GROUP.pack(*group), impression_key(group, first))
+        return (served_of(key) for key, _ in found)
 
-    def conversions(self, group: Group) -> list[Conversion]:
-        """Recent conversions of a user and a Pin, ascending."""
-        found = self.scan(_CONVERTED + _GROUP.pack(*group))
-        return [_conversion(key) for key, _ in found]
+    def repeats(self, group: Group, first: Served, until_ms: int) -> list[Served]:
+        """Open impressions of the same request after this one, up to and including a moment."""
+        found = self.scan(_of_request(group, first.request_id), request_key(group, first))
+        times = (_TIME.unpack(key[-_TIME.size :])[0] for key, _ in found)
+        later = takewhile(lambda at_ms: at_ms <= until_ms, times)
+        return [Served(at_ms, first.request_id) for at_ms in later if at_ms > first.served_at_ms]
+
+    def conversions(self, group: Group, from_ms: int, before_ms: int) -> Iterator[Conversion]:
+        """Conversions of a user and a Pin from one moment up to, not including, another; ascending."""
+        prefix = _CONVERTED + _GROUP.pack(*group)
+        found = (_conversion(key) for key, _ in self.scan(prefix, prefix + _TIME.pack(from_ms)))
+        return takewhile(lambda one: one.occurred_at_ms < before_ms, found)
 
     def due(self, number: int, before_ms: int) -> Iterator[Due]:
         """What is over before a moment, ascending by when it ended.

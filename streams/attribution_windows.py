@@ -5,7 +5,7 @@ or before it, if it happened within that impression's window for its kind; to no
 to none at all when that window is over. An impression's row names the first of its conversions.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple, cast
 
@@ -67,38 +67,12 @@ class Conversion(NamedTuple):
 
 
 def credited(
-    served: Sequence[Served], place: int, conversions: Iterable[Conversion], windows: AttributionWindows
+    served_at_ms: int, conversions: Iterable[Conversion], windows: AttributionWindows
 ) -> Conversion | None:
-    """The conversion that `served[place]` is credited with.
+    """The conversion that an impression is credited with.
 
-    `served`: every impression of the user and Pin from that one on, ascending; of two at the same moment
-    the later in order has the touch.
+    `conversions`: of its user and Pin, from the impression on and before the next one of them; of two
+    impressions at the same moment the later in order has the touch.
     """
-    start_ms = served[place].served_at_ms
-    end_ms = served[place + 1].served_at_ms if place + 1 < len(served) else None
-    own = (
-        one
-        for one in conversions
-        if one.occurred_at_ms >= start_ms
-        and (end_ms is None or one.occurred_at_ms < end_ms)
-        and one.occurred_at_ms <= start_ms + windows.of(KINDS[one.kind])
-    )
-    return min(own, default=None)
-
-
-def distinct(served: Iterable[Served], window_ms: int) -> tuple[list[Served], list[Served]]:
-    """Impressions in order, and the repeats among them: the same request again within a window.
-
-    A client that sends a request again under its id gets another answer, and one impression.
-    """
-    kept: list[Served] = []
-    repeats: list[Served] = []
-    first: dict[bytes, int] = {}
-    for one in sorted(served):
-        begun = first.get(one.request_id)
-        if begun is not None and one.served_at_ms <= begun + window_ms:
-            repeats.append(one)
-            continue
-        first[one.request_id] = one.served_at_ms
-        kept.append(one)
-    return kept, repeats
+    within = (one for one in conversions if one.occurred_at_ms <= served_at_ms + windows.of(KINDS[one.kind]))
+    return min(within, default=None)

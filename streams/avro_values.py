@@ -18,6 +18,9 @@ from .registry_extra import require_extra
 Schema = Any
 """An Avro schema as parsed JSON: a name, a list (a union) or an object."""
 
+MAX_FIELDS = 1000
+"""Of all records of a schema together. Ours have 40; each one read is an object, bytes or not."""
+
 _PLAIN_LOGICAL_TYPES = {None, "timestamp-millis", "uuid"}
 """Logical types whose bare value means to us what it says: milliseconds, and text."""
 
@@ -114,11 +117,12 @@ class _Widths:
     """Least bytes that a value of each type takes: 0, or 1 for more.
 
     Raises InvalidMessage for what no event of ours needs and a hostile writer could use: types inside
-    themselves (nested as deep as the payload is long), and arrays whose items take no bytes (as long as
-    the payload says).
+    themselves (nested as deep as the payload is long), arrays whose items take no bytes (as long as the
+    payload says), and records of records that take none (each level may double them).
     """
 
     named: Mapping[str, Schema]
+    fields: int = 0
     known: dict[str, int | None] = field(default_factory=dict)
     """None: being looked at."""
 
@@ -153,6 +157,19 @@ class _Widths:
     def _of_definition(self, schema: Schema) -> int:
         if schema["type"] == "fixed":
             return int(schema["size"] > 0)
-        return max(
-            [self.of(one["type"]) for one in schema.get("fields", ())], default=int(schema["type"] == "enum")
-        )
+        fields = schema.get("fields", ())
+        self.fields += len(fields)
+        if self.fields > MAX_FIELDS:
+            raise InvalidMessage(
+                DeadLetterReason.UNKNOWN_VERSION, f"the Avro schema has over {MAX_FIELDS} fields"
+            )
+        return max([self._of_field(one["type"]) for one in fields], default=int(schema["type"] == "enum"))
+
+    def _of_field(self, schema: Schema) -> int:
+        width = self.of(schema)
+        if not width and schema not in ("null", {"type": "null"}):
+            raise InvalidMessage(
+                DeadLetterReason.UNKNOWN_VERSION,
+                "the Avro schema has a record or fixed without bytes in a field",
+            )
+        return width

@@ -42,6 +42,10 @@ class Progress:
     failed: int = 0
     """Pins that the pass could not embed."""
 
+    def told(self) -> str:
+        """How far it got, for the log."""
+        return f"{f'all but {self.failed} Pins' if self.failed else 'every Pin'} ({self.pins})"
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -76,14 +80,32 @@ class Backfill:
         live = store.get_meta(_LIVE)
         self._live: list[str] | None = None if live is None else json.loads(live)
 
-    def begin(self, checkpoints: Mapping[int, StateCheckpointed]) -> None:
-        """Partitions were assigned: their checkpoints say which towers have all of their Pins already."""
+    def begin(
+        self, checkpoints: Mapping[int, StateCheckpointed], foreign: Collection[int] = frozenset()
+    ) -> None:
+        """Partitions were assigned: their checkpoints say which towers have all of their Pins already.
+
+        `foreign`: another worker had these meanwhile. A pass that is half through them is behind Pins that
+        may have become what they are there, so it starts over.
+        """
         self._checkpoints = checkpoints
         self.progress, self._settled = {}, {}
         # What was told stays true until it is taken back: an owner that has had no turn yet repeats it.
         for number, one in checkpoints.items():
             for version in one.embedded:
                 self._settled.setdefault(version, set()).add(number)
+        self._start_over(set(foreign))
+
+    def _start_over(self, foreign: set[int]) -> None:
+        meta = {
+            _name(version): json.dumps(asdict(replace(one, partitions=tuple(left)))).encode()
+            for version in self._live or ()
+            if (left := sorted(set((one := self._stored(version)).partitions) - foreign))
+            != sorted(one.partitions)
+        }
+        if meta:
+            # Stored: after a crash that comes first nothing would tell of the other worker any more.
+            self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
 
     def embedded(self, partition: int) -> list[str]:
         """Live versions of which every Pin of the partition has an acknowledged row."""

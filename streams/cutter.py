@@ -32,7 +32,7 @@ from .cutter_around import CutterSettings, LetterOutlet, Letters, Surroundings
 from .cutter_report import CutterCounts, CutterReport, Standing
 from .embedded_batches import DecodedRows, EmbeddedDecoder, Message
 from .embedded_topic import EmbeddedTopic
-from .tier_rows import event_times, of_tier
+from .tier_rows import event_times, of_tier, rows_of_tier
 
 __all__ = ["Cutter", "CutterCounts", "CutterSettings", "LetterOutlet", "Letters", "Surroundings"]
 
@@ -86,7 +86,8 @@ class Cutter:
 
     def step(self) -> int:
         """Read one batch, cut where a cut is due; returns how many messages came."""
-        if self._around.clock_ms() - self._looked_ms >= _LOOK_MS:
+        # A clock that was set back would otherwise keep it from looking for as long as that.
+        if not 0 <= self._around.clock_ms() - self._looked_ms < _LOOK_MS:
             self._adopt_live()
         messages = self._topic.read(self._settings.batch_size, self._settings.poll_seconds)
         self._silent = 0 if messages else self._silent + 1
@@ -125,7 +126,9 @@ class Cutter:
             found = newest_snapshot(self._settings.snapshots, self._settings.tier.name, version)
             if found is not None:
                 manifest, rows = found
-                self._table.load(version, rows)
+                ours = rows_of_tier(rows, self._settings.tier)
+                # A snapshot with Pins of other tiers is refused: one without them is cut soon.
+                self._table.load(version, ours, changed=len(ours) < len(rows))
                 self._gate.remember(version)
                 self._covered[version], self._durable[version] = positions(manifest), positions(manifest)
                 resumed.append(manifest)
@@ -147,7 +150,7 @@ class Cutter:
             found = newest_base(self._settings.snapshots, self._settings.tier.name, version, known)
             if found is not None:
                 manifest, rows = found
-                count = self._table.fold(version, rows)
+                count = self._table.fold(version, rows_of_tier(rows, self._settings.tier))
                 known.add(manifest.snapshot_id)
                 log.info("folded %s: %d of %d rows are newer", manifest.snapshot_id, count, manifest.rows)
 

@@ -53,6 +53,18 @@ class EmbeddedRows:
         return len(self.keys)
 
 
+def joined_rows(one: EmbeddedRows, other: EmbeddedRows) -> EmbeddedRows:
+    """The rows of both."""
+    return EmbeddedRows(
+        one.tower_version,
+        one.keys + other.keys,
+        one.values + other.values,
+        one.partitions + other.partitions,
+        one.topic,
+        one.size_bytes + other.size_bytes,
+    )
+
+
 def embedded_rows(
     tower_version: str,
     records: Records,

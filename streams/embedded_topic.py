@@ -1,7 +1,8 @@
 """The Kafka edge of the snapshot cutter: pin.embedded.v1 read by assigned partitions."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -53,15 +54,13 @@ class KafkaEmbeddedTopic:
 
     def ends(self) -> Positions:
         """See `EmbeddedTopic`."""
-        try:
+        with _worth_another_start():
             metadata = self._consumer.list_topics(PIN_EMBEDDED.name, timeout=_ASK_SECONDS)
             numbers = self._partitions or sorted(metadata.topics[PIN_EMBEDDED.name].partitions)
             if not numbers:
                 # Assigned to nothing, it would read nothing for ever and not say so.
                 raise RetryableError(f"{PIN_EMBEDDED.name}: there is no such topic")
             return {number: self._end(number) for number in numbers}
-        except KafkaException as error:
-            raise RetryableError(f"{PIN_EMBEDDED.name}: {error}") from error
 
     def _end(self, number: int) -> int:
         where = TopicPartition(PIN_EMBEDDED.name, number)
@@ -69,14 +68,13 @@ class KafkaEmbeddedTopic:
 
     def read_from(self, positions: Positions) -> None:
         """See `EmbeddedTopic`."""
-        self._consumer.assign(_partitions(positions))
+        with _worth_another_start():
+            self._consumer.assign(_partitions(positions))
 
     def read(self, count: int, timeout_seconds: float) -> list[Message]:
         """See `EmbeddedTopic`."""
-        try:
+        with _worth_another_start():
             fetched = self._consumer.consume(count, timeout_seconds)
-        except KafkaException as error:
-            raise RetryableError(f"{PIN_EMBEDDED.name}: {error}") from error
         return [
             Message(one.partition() or 0, one.offset() or 0, one.timestamp()[1], one.key(), one.value())
             for one in fetched
@@ -85,7 +83,8 @@ class KafkaEmbeddedTopic:
 
     def lag(self, positions: Positions) -> int:
         """See `EmbeddedTopic`; the ends are those of the last fetch."""
-        return sum(max(self._known_end(number) - at, 0) for number, at in positions.items())
+        with _worth_another_start():
+            return sum(max(self._known_end(number) - at, 0) for number, at in positions.items())
 
     def _known_end(self, number: int) -> int:
         where = TopicPartition(PIN_EMBEDDED.name, number)
@@ -101,6 +100,15 @@ class KafkaEmbeddedTopic:
             self._consumer.commit(offsets=_partitions(positions), asynchronous=False)
         except KafkaException as error:
             log.warning("commit: %s", error)
+
+
+@contextmanager
+def _worth_another_start() -> Iterator[None]:
+    """What the client cannot mend: the process ends as unavailable, and its supervisor starts it again."""
+    try:
+        yield
+    except KafkaException as error:
+        raise RetryableError(f"{PIN_EMBEDDED.name}: {error}") from error
 
 
 def _partitions(positions: Mapping[int, int]) -> list[TopicPartition]:

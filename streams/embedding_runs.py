@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +270,15 @@ class EmbeddingRuns:
         except FileNotFoundError:
             pass  # somebody else has deleted it
         shutil.rmtree(grave, ignore_errors=True)
+
+    def discard_old(self, tower_version: str, retired_ms: int) -> None:
+        """Delete what runs a tower has left that retired then. One that somebody began since goes on."""
+        for name in self.names(tower_version):
+            with suppress(Refused):  # damaged: somebody's evidence
+                run = RunDirectory(self.root / name)
+                is_left = run.assembled() is not None or run.manifest.started_ms < retired_ms
+                if run.manifest.tower_version == tower_version and is_left:
+                    self.discard(name)
 
     def _sweep(self) -> None:
         """What deletions that were killed have left. A run has READY from its first moment on."""

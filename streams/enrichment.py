@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from features.pin_state import Records
 from features.store import RecordStore
-from schemas.errors import DeadLetterReason
 
-from .decoding import DecodedBatch
-from .embedded_rows import EmbeddedRows, embedded_rows
+from .change_rows import Decoded
+from .embedded_rows import EmbeddedRows, embedded_rows, joined_rows
 from .embedded_tiers import EVERY_PIN, EmbeddedTiers
 from .framed_batches import decode_framed
 from .pin_fold import FoldedPins, fold_pins
+from .pin_trials import try_apart, turned_down
 from .sources import DeadLetter, Ints, SourceBatch, dead_letter
 from .tower_output import PinEmbedder, TowerOutput, embed_as_placed
 from .wire_format import WireFormats
@@ -42,6 +42,14 @@ class LeftOut:
     partitions: frozenset[int]
 
 
+def lacking(left_out: Sequence[LeftOut]) -> dict[str, frozenset[int]]:
+    """Tower version -> partitions in which a Pin has no row of it."""
+    by_version: dict[str, frozenset[int]] = {}
+    for left in left_out:
+        by_version[left.version] = by_version.get(left.version, frozenset()) | left.partitions
+    return by_version
+
+
 @dataclass(frozen=True)
 class Enriched:
     """What one batch comes to. States hold each touched Pin once; so do rows, but for what is `left_out`."""
@@ -57,6 +65,9 @@ class Enriched:
     """Topic -> how many of its events the states had already."""
     left_out: list[LeftOut] = field(default_factory=list)
     """By tower, those that lack any."""
+    letters_first: bool = False
+    """The letters have to be acknowledged before the states are stored: a state may hold an event that came
+    after one that was turned down, which would pass for redelivered if the batch were repeated."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -75,21 +86,40 @@ def enrich(
     Raises Refused when the first tower fails on every Pin of a batch, RetryableError while the schema
     registry that `formats` needs is away, and whatever the store raises.
     """
+    start = clock()
+    decoded: Decoded = [(batch, decode_framed(batch, formats)) for batch in batches]
+    seconds = clock() - start
+    done = _fold_and_embed(decoded, store, towers, clock, tiers)
+    return replace(done, stage_seconds={"decode": seconds} | done.stage_seconds)
+
+
+def _fold_and_embed(
+    decoded: Decoded,
+    store: RecordStore,
+    towers: Sequence[PinEmbedder],
+    clock: Clock,
+    tiers: EmbeddedTiers,
+    *,
+    apart: bool = True,
+) -> Enriched:
+    """`apart`: whether the events of a Pin that fails are tried apart."""
     times = [clock()]
-    decoded = [(batch, decode_framed(batch, formats)) for batch in batches]
-    times.append(clock())
     folded = fold_pins(store, decoded)
+    decoded = folded.decoded
     times.append(clock())
     embeddable = _embeddable(folded, tiers)
     outputs = [embed_as_placed(place, tower, embeddable.records) for place, tower in enumerate(towers)]
     times.append(clock())
     letters = [letter for _, one in decoded for letter in one.letters]
     failed = np.zeros(len(folded.pin_ids), np.bool_)
+    several, whole = folded.pin_ids[:0], folded
     if outputs and outputs[0].failed.any():
         failed, not_finite = (
             embeddable.spread(flags, len(failed)) for flags in (outputs[0].failed, outputs[0].not_finite)
         )
-        letters += _model_letters(decoded, folded, failed, not_finite, towers[0].version)
+        several = folded.pin_ids[failed & _have_several(folded)] if apart else several
+        at_once = failed & ~np.isin(folded.pin_ids, several)
+        letters += _model_letters(decoded, folded, at_once, not_finite, towers[0].version)
     keep = ~failed
     kept = embeddable.of(keep)
     if failed.any():
@@ -97,21 +127,55 @@ def enrich(
         outputs = [one.only(kept) for one in outputs]
     rows = [_rows_of(tower, one, embeddable) for tower, one in zip(towers, outputs, strict=True)]
     times.append(clock())
-    stages = dict(zip(("decode", "state", "tower", "encode"), np.diff(times).tolist(), strict=True))
-    redelivered = {
-        batch.source.topic: int((repeated & keep[slots]).sum())
-        for batch, repeated, slots in zip(batches, folded.repeated, folded.slots, strict=True)
-    }
-    return Enriched(
+    done = Enriched(
         pin_ids=folded.pin_ids,
         embedded_ids=embeddable.pin_ids,
         records=folded.records,
         tails=folded.tails,
         rows=rows,
         letters=letters,
-        redelivered=redelivered,
+        redelivered=_redelivered(whole, keep),
         left_out=_left_out(towers, outputs, embeddable),
-        stage_seconds=stages,
+        stage_seconds=dict(zip(("state", "tower", "encode"), np.diff(times).tolist(), strict=True)),
+    )
+    if not len(several):
+        return done
+    tried = try_apart(store, decoded, several, towers[0])
+    rest = _fold_and_embed(tried.good, store, towers, clock, tiers, apart=False)
+    return _joined(done, replace(rest, letters=tried.letters + rest.letters))
+
+
+def _have_several(folded: FoldedPins) -> npt.NDArray[np.bool_]:
+    """Which Pins have more than one event in this batch."""
+    counts = np.bincount(np.concatenate(folded.slots), minlength=len(folded.pin_ids))
+    return counts > 1
+
+
+def _redelivered(folded: FoldedPins, keep: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """Of the Pins that are kept; by topic."""
+    return {
+        batch.source.topic: int((repeated & keep[slots]).sum())
+        for (batch, _), repeated, slots in zip(folded.decoded, folded.repeated, folded.slots, strict=True)
+    }
+
+
+def _joined(one: Enriched, other: Enriched) -> Enriched:
+    """Two parts of one batch, without a Pin in common."""
+    return Enriched(
+        pin_ids=np.concatenate([one.pin_ids, other.pin_ids]),
+        embedded_ids=np.concatenate([one.embedded_ids, other.embedded_ids]),
+        records=np.concatenate([one.records, other.records]),
+        tails=one.tails + other.tails,
+        rows=[joined_rows(*both) for both in zip(one.rows, other.rows, strict=True)],
+        letters=one.letters + other.letters,
+        redelivered={
+            topic: count + other.redelivered.get(topic, 0) for topic, count in one.redelivered.items()
+        },
+        left_out=one.left_out + other.left_out,
+        letters_first=True,
+        stage_seconds={
+            name: seconds + other.stage_seconds[name] for name, seconds in one.stage_seconds.items()
+        },
     )
 
 
@@ -172,24 +236,21 @@ def _embeddable(folded: FoldedPins, tiers: EmbeddedTiers) -> _Embeddable:
 
 
 def _model_letters(
-    decoded: Sequence[tuple[SourceBatch, DecodedBatch]],
+    decoded: Decoded,
     folded: FoldedPins,
     failed: npt.NDArray[np.bool_],
     not_finite: npt.NDArray[np.bool_],
     version: str,
 ) -> list[DeadLetter]:
     """A letter for every row of this batch that went into a Pin that this tower cannot embed."""
-    story = {
-        False: (DeadLetterReason.MODEL_ERROR, "the tower cannot embed the Pin"),
-        True: (DeadLetterReason.NAN_EMBEDDING, "the tower's vector of the Pin is not finite"),
-    }
     letters: list[DeadLetter] = []
     for (batch, one), slots in zip(decoded, folded.slots, strict=True):
-        for row, slot in zip(one.rows.tolist(), slots.tolist(), strict=True):
-            if failed[slot]:
-                reason, said = story[bool(not_finite[slot])]
-                message = f"{said} with this batch's changes; its state is unchanged"
-                letters.append(replace(dead_letter(batch, row, reason, message), model_version=version))
+        for place in np.flatnonzero(failed[slots]).tolist():
+            reason, said, tower = turned_down(
+                bool(not_finite[slots[place]]), version, "with this batch's changes"
+            )
+            letter = dead_letter(batch, int(one.rows[place]), reason, f"{said}; its state is unchanged")
+            letters.append(replace(letter, model_version=tower))
     return letters
 
 

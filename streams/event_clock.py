@@ -5,7 +5,8 @@ allowed inside a topic: when a topic stands still, so does time, and no window c
 are still to come. Two rules keep that from being for ever:
 
 - a topic that has brought nothing to a partition for `idle_ms` of wall clock is passed over there;
-- when all are silent, time goes on from the newest event at the pace of the wall clock.
+- when all are silent, time goes on at the pace of the wall clock, from the newest event or from where it
+  stood when the silence began, whichever is later: also when each process is ended before a window is over.
 
 A pause of this process (it was stopped, or the machine slept) is no silence of the topics.
 """
@@ -44,6 +45,7 @@ class EventClock:
         self._watermarks = dict(watermarks)
         self._heard: dict[Partition, int] = {}
         self._known: dict[int, int] = {}
+        self._silent_from: dict[int, int] = {}
         self._now_ms: int | None = None
 
     def watch(self, number: int) -> None:
@@ -54,6 +56,7 @@ class EventClock:
     def forget_silence(self, number: int) -> None:
         """What was silent while nobody listened here was not silent."""
         self._known.pop(number, None)
+        self._silent_from.pop(number, None)
         for topic in self._topics:
             self._heard.pop((topic, number), None)
 
@@ -62,6 +65,7 @@ class EventClock:
         self.newest[partition] = max(self.newest.get(partition, 0), time_ms)
         if self._now_ms is not None:
             self._heard[partition] = self._now_ms
+        self._silent_from.pop(partition[1], None)
         self.watch(partition[1])
 
     def tick(self, now_ms: int) -> None:
@@ -81,10 +85,14 @@ class EventClock:
         partitions = [(topic, number) for topic in self._topics]
         heeded = [one for one in partitions if self._silence_ms(one) < 0]
         if heeded:
+            self._silent_from.pop(number, None)
             return min(self.newest.get(one, 0) for one in heeded) - self._rules.lateness_ms
         latest = max((self.newest.get(one, 0) for one in partitions), default=0)
+        if not latest:
+            return 0
+        begun = self._silent_from.setdefault(number, self._watermarks.get(number, 0))
         silence_ms = min(self._silence_ms(one) for one in partitions)
-        return latest + silence_ms - self._rules.lateness_ms if latest else 0
+        return max(latest - self._rules.lateness_ms, begun) + silence_ms
 
     def _silence_ms(self, partition: Partition) -> int:
         """How long ago a topic became silent here; negative while it is not."""

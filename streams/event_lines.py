@@ -64,6 +64,14 @@ class Events:
 
 
 @dataclass(frozen=True)
+class _Row:
+    value: bytes | None
+    name: bytes
+    key: bytes | None = None
+    has_key: bool = False
+
+
+@dataclass(frozen=True)
 class Parted:
     """Lines by topic (empty: none is named), and those that are no JSON objects, with why."""
 
@@ -87,14 +95,16 @@ def part(lines: Sequence[bytes], first_line: int, topic: str | None) -> Parted:
             continue
         try:
             fields = orjson.loads(line)
+            its, row = topic or "", _Row(line, line)
+            if _is_envelope(fields):
+                its, row = _named_topic(fields) or its, _enveloped(line, fields)
         except orjson.JSONDecodeError as error:
             undecodable.append((number, f"no JSON: {error}"))
-            continue
-        if _is_envelope(fields):
-            its = events.setdefault(_named_topic(fields) or topic or "", Events())
-            _add_envelope(its, number, line, fields)
+        except (TypeError, RecursionError):
+            # orjson reads 1,024 levels and writes 254.
+            undecodable.append((number, "no event: nested too deep"))
         else:
-            _add(events.setdefault(topic or "", Events()), number, line, line)
+            _add(events.setdefault(its, Events()), number, row)
     return Parted(events, undecodable)
 
 
@@ -119,22 +129,23 @@ def _named_topic(fields: dict[str, Any]) -> str:
     return topic if isinstance(topic, str) else ""
 
 
-def _add_envelope(events: Events, number: int, line: bytes, fields: dict[str, Any]) -> None:
+def _enveloped(line: bytes, fields: dict[str, Any]) -> _Row:
     value, key = fields["value"], fields.get("key")
     headers = fields.get("headers")
     said = headers if isinstance(headers, dict) else {}
     event_id = fields.get("id", said.get("ce_id"))
     source = fields.get("source", said.get("ce_source"))
-    name = line if event_id is None else orjson.dumps([source, event_id])
-    _add(events, number, None if value is None else orjson.dumps(value), name)
-    if "key" in fields:
-        events.has_key[-1] = True
-        events.keys[-1] = None if key is None else str(key).encode("utf-8", "backslashreplace")
+    return _Row(
+        None if value is None else orjson.dumps(value),
+        line if event_id is None else orjson.dumps([source, event_id]),
+        None if key is None else str(key).encode("utf-8", "backslashreplace"),
+        has_key="key" in fields,
+    )
 
 
-def _add(events: Events, number: int, value: bytes | None, name: bytes) -> None:
+def _add(events: Events, number: int, row: _Row) -> None:
     events.line_numbers.append(number)
-    events.values.append(value)
-    events.keys.append(None)
-    events.has_key.append(False)
-    events.names.append(name)
+    events.values.append(row.value)
+    events.keys.append(row.key)
+    events.has_key.append(row.has_key)
+    events.names.append(row.name)

@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from schemas.cloudevents import read_headers
+from schemas.errors import RetryableError
 
-from .dead_letters import Headers
+from .dead_letters import Headers, headers_of
 from .positions import Partition
 from .sources import Source, SourceBatch
 
@@ -31,7 +31,30 @@ class Fetched:
 
     def headers(self, topic: str, row: int) -> Headers | None:
         """The Kafka headers of one row."""
-        return _headers(self.messages[topic][row])
+        return headers_of(self.messages[topic][row])
+
+
+class Ascending:
+    """Sees to it that no partition is read backwards.
+
+    A log that begins again below what was read (made anew, cut short) would look like redelivered events,
+    and the positions that are stored would fall with it.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[Partition, int] = {}
+
+    def follow(self, one: Fetched) -> None:
+        """Raises RetryableError for an offset below what was read before: where to start is asked anew."""
+        for batch in (*one.known, *one.batches):
+            lowest = np.full(int(batch.partitions.max()) + 1, np.iinfo(np.int64).max)
+            np.minimum.at(lowest, batch.partitions, batch.offsets)
+            for number in np.unique(batch.partitions).tolist():
+                before = self._next.get((batch.source.topic, number), 0)
+                if lowest[number] < before:
+                    where = f"{batch.source.topic}[{number}]"
+                    raise RetryableError(f"{where} goes on at offset {lowest[number]}, {before} was expected")
+        self._next |= one.offsets
 
 
 def fetched(
@@ -65,16 +88,11 @@ def _batches(
     return [_source_batch(sources[topic], by_topic[topic]) for topic in sorted(by_topic)], by_topic
 
 
-def _headers(message: Message) -> Headers | None:
-    # The stubs allow every form that `produce` takes; what is read is always a list of pairs.
-    return cast("Headers | None", message.headers())
-
-
 def _source_batch(source: Source, messages: Sequence[Message]) -> SourceBatch:
     size = len(messages)
 
     def event_type(row: int) -> str | None:
-        return read_headers(_headers(messages[row])).get("ce_type")
+        return read_headers(headers_of(messages[row])).get("ce_type")
 
     # Headers are asked for bad rows only: reading them costs 2.9 µs a message, half of all the rest.
     return SourceBatch(

@@ -19,6 +19,8 @@ class Assignment:
     unwritten: Ints
     """Pins whose states may be in no state row, and whose events will not be read again."""
     restored: Restored
+    foreign: frozenset[int] = frozenset()
+    """Partitions that another worker has had since this store was there last."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Ranking logs → impressions: each served ad as an event of its Pin, beside the Pin's visits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from schemas.codec import encode
+from schemas.errors import DeadLetterReason
 from schemas.impressions import ImpressionServed
 from schemas.logs import LoggedAd, RankingLog
 from schemas.topics import IMPRESSION_SERVED, RANKING_LOGGED
@@ -72,6 +75,9 @@ class ImpressionsStep:
         """See `Step`."""
         return self._store.positions(partitions)
 
+    def owned(self, partitions: Iterable[Partition], behind: Iterable[Partition] = ()) -> None:
+        """See `Step`: nothing here is of one partition more than of another."""
+
     def apply(self, events: Sequence[RawEvent]) -> StepResult:
         """See `Step`."""
         outputs: list[Output] = []
@@ -79,13 +85,25 @@ class ImpressionsStep:
         offsets: dict[Partition, list[int]] = {}
         for event in events:
             offsets.setdefault((event.topic, event.partition), []).append(event.offset)
-            log = event_or_letter(event, RANKING_LOGGED, request_key)
-            if isinstance(log, TurnedDown):
-                letters.append(log)
-            elif isinstance(log, RankingLog):
-                outputs += [_output(one) for one in impressions_of(log, self._time)]
+            shown = self._impressions(event)
+            if isinstance(shown, TurnedDown):
+                letters.append(shown)
+            else:
+                outputs += [_output(one) for one in shown]
         self._store.write(Changes(positions=advance(self._store, offsets)))
         return StepResult(outputs, letters)
+
+    def _impressions(self, event: RawEvent) -> list[ImpressionServed] | TurnedDown:
+        log: Any = event_or_letter(event, RANKING_LOGGED, request_key)
+        if isinstance(log, TurnedDown):
+            return log
+        try:
+            return impressions_of(log, self._time)
+        except ValidationError as error:
+            # A log may say NaN, an impression may not.
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            came = f"no impression can be made of it: {place}: {error.errors()[0]['msg']}"
+            return TurnedDown(event, DeadLetterReason.SCHEMA_INVALID, came)
 
     def tick(self, now_ms: int) -> StepResult:
         """See `Step`: nothing here depends on time."""

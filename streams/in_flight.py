@@ -20,5 +20,12 @@ class InFlight:
     others: int = 0
     """Checkpoints, letters of a restore, counts."""
 
+    def add_states(self, count: int, *, checkpoints: bool) -> None:
+        """State rows, or checkpoints."""
+        if checkpoints:
+            self.others += count
+        else:
+            self.state_rows += count
+
     def __bool__(self) -> bool:
         return bool(self.offsets or self.meta or self.rows or self.state_rows or self.others)

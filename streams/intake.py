@@ -4,24 +4,27 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features.store import RecordStore
-from schemas.errors import Refused, RetryableError
+from schemas.errors import RetryableError
 from schemas.topics import PIN_EMBEDDED, PIN_FEATURES, STATE_CHECKPOINTED
 
 from .catch_up import CatchUp
-from .fetched import Fetched, fetched, is_event
+from .fetched import Ascending, Fetched, fetched, is_event
 from .handover import Assignment, Handover
 from .kafka import KafkaClients, KafkaSettings, consumer_config
 from .positions import (
     Offsets,
     Partition,
     Start,
+    behind_the_group,
     check_cluster,
     check_not_ahead,
+    equal_partitions,
     plan_start,
     position_meta,
     stored_position,
@@ -33,6 +36,7 @@ from .telemetry import EnrichmentTelemetry
 
 log = logging.getLogger(__name__)
 
+_BESIDE = (PIN_EMBEDDED.name, PIN_FEATURES.name, STATE_CHECKPOINTED.name)
 _ASK_SECONDS = 10.0
 _CLOSE_SECONDS = 5.0
 """librdkafka may not come back from leaving a group that is being rebalanced, or whose broker is away."""
@@ -56,38 +60,37 @@ class Intake:
         self._starts: dict[Partition, int] = {}
         self._asked: dict[Partition, int] = {}
         self._not_committed: dict[Partition, int] = {}
-        self._catch_up = CatchUp({})
+        self._catch_up, self._ascending = CatchUp({}), Ascending()
         self._closed = False
         self._state = StateTopic(settings, clients, store, handover.alive)
-        overrides = {"on_commit": self._on_commit, "queued.max.messages.kbytes": 131_072}
+        overrides = {
+            "on_commit": self._on_commit,
+            "queued.max.messages.kbytes": 131_072,
+            # We always say where to start. A log that then has not got our offset is an error, not a new
+            # start: the worker reopens, and what is gone is counted (or refused) by `_start`.
+            "auto.offset.reset": "error",
+        }
         self._consumer = clients.consumer(consumer_config(settings, settings.enrichment_group, overrides))
         try:
-            self._check_cluster()
+            count = self._check_cluster()
         except Exception:
             self.close()
             raise
+        self._sources = {name: replace(one, partitions=count) for name, one in sources.items()}
         self._consumer.subscribe(
             list(sources), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
-    def _check_cluster(self) -> None:
+    def _check_cluster(self) -> int:
+        """How many partitions our topics have."""
         try:
             metadata = self._consumer.list_topics(timeout=_ASK_SECONDS)
         except KafkaException as error:
             raise RetryableError(f"Kafka is out of reach: {error}") from error
-        ours = (*self._sources, PIN_EMBEDDED.name, PIN_FEATURES.name, STATE_CHECKPOINTED.name)
-        counts = {
-            name: len(metadata.topics[name].partitions) if name in metadata.topics else 0 for name in ours
-        }
-        if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise Refused(
-                "kafka_topic",
-                expected="the sources, their state and pin.embedded.v1 with equal numbers of partitions",
-                came=str(counts),
-                fix="`skewless topics` creates what is missing.",
-            )
+        count = equal_partitions(metadata, (*self._sources, *_BESIDE))
         if meta := check_cluster(self._store, str(metadata.cluster_id)):
             self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
+        return count
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._closed:
@@ -119,15 +122,16 @@ class Intake:
         consumer.resume([TopicPartition(*each) for each in starts])
         self.assigned = set(starts)
         self._starts = {each: start.offset for each, start in starts.items()}
-        self._catch_up = CatchUp(starts)
+        self._catch_up, self._ascending = CatchUp(starts), Ascending()
         self._asked = {(one.topic, one.partition): max(one.offset, 0) for one in committed}
-        self._keep_positions(starts)
         self._telemetry.partitions.set(len(self.assigned))
         self._telemetry.restored_rows.inc(restored.rows)
         self._telemetry.missed_state_rows.inc(restored.missed_rows)
         log.info("assigned %d partitions", len(self.assigned))
         unwritten = pins_of(self._store, {number for (_, number), one in starts.items() if one.unwritten})
-        self._handover.begin(Assignment(self._starts, restored.checkpoints, unwritten, restored))
+        foreign = behind_the_group(self._store, self._asked)
+        self._handover.begin(Assignment(self._starts, restored.checkpoints, unwritten, restored, foreign))
+        self._keep_positions(starts)  # last: they are what tells of the other workers
 
     def _start(self, committed: TopicPartition, marks: tuple[int, int], restored: Restored) -> Start:
         """Where to start with one partition; counts what is gone from the topic before it was read."""
@@ -189,6 +193,8 @@ class Intake:
 
     def _sorted(self, messages: Sequence[Message]) -> Fetched:
         one = fetched(self._sources, messages, self._catch_up.bounds)
+        if not self._moved:  # what was fetched before the partitions moved is read again
+            self._ascending.follow(one)
         self._catch_up.advance(self._consumer, one.offsets)
         return one
 

@@ -1,8 +1,10 @@
 """How we talk to Kafka: settings, librdkafka configuration, topics."""
 
 import logging
+import ssl
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -14,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
 from schemas.errors import Refused, RetryableError
 from schemas.topics import DEAD_LETTERED, DLQ_PARTITIONS, TOPICS, Topic
-from schemas.transport import remote_hosts
+from schemas.transport import masked, remote_hosts
 
 from .embedded_broker import CLUSTER_ID_PREFIX, WARNING
 from .wire_format import WireFormats
@@ -24,6 +26,7 @@ Config = dict[str, str | int | float | bool]
 
 _ADMIN_TIMEOUT_SECONDS = 15.0
 _METADATA_POLL_SECONDS = 0.1
+_NO_RIGHT = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ class KafkaClients:
 class KafkaSettings(BaseModel):
     """Where Kafka is, how to get in, and the timings of consumer groups. `repr` masks the password.
 
-    Raises Refused for an unencrypted connection to another host, unless `allow_plaintext`.
+    Raises Refused for an unencrypted connection to another host, unless `allow_plaintext`; for SASL without
+    user and password; for a CA file that cannot be read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -69,10 +73,37 @@ class KafkaSettings(BaseModel):
             raise Refused(
                 "kafka_plaintext",
                 expected="SSL or SASL_SSL to a host that is not this one",
-                came=f"{self.security_protocol} to {', '.join(remote)}",
+                came=f"{self.security_protocol} to {', '.join(map(masked, remote))}",
                 fix="Set the security protocol to SASL_SSL, or allow plaintext in so many words.",
             )
         return self
+
+    @model_validator(mode="after")
+    def _whole_login(self) -> Self:
+        password = self.sasl_password.get_secret_value() if self.sasl_password else ""
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and password):
+            raise Refused(
+                "kafka_credentials",
+                expected=f"user and password with {self.security_protocol}",
+                came="no user" if not self.sasl_username else "no password",
+                fix="Set SKEWLESS_KAFKA_SASL_USERNAME and _PASSWORD.",
+            )
+        if self.security_protocol.endswith("SSL") and self.ssl_ca_location is not None:
+            check_ca_file(self.ssl_ca_location)
+        return self
+
+
+def check_ca_file(path: str) -> None:
+    """Raises Refused for what is no readable file of CA certificates: each client fails on it its own way."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:
+        raise Refused(
+            "kafka_ca",
+            expected="a file of CA certificates in PEM form",
+            came=f"{path}: {error}",
+            fix="Correct SKEWLESS_KAFKA_SSL_CA_LOCATION.",
+        ) from error
 
 
 def _connection(settings: KafkaSettings) -> Config:
@@ -172,7 +203,7 @@ def ensure_topics(settings: KafkaSettings) -> TopicsReport:
     Raises Refused for a topic that is not as declared: it is never altered, because the number of
     partitions decides where every Pin's state lives.
     """
-    admin = AdminClient(_connection(settings))
+    admin = _admin(settings)
     metadata = _metadata(admin)
     if str(metadata.cluster_id).startswith(CLUSTER_ID_PREFIX):
         return TopicsReport(skipped=f"{WARNING}; it made its topics itself")
@@ -185,6 +216,18 @@ def ensure_topics(settings: KafkaSettings) -> TopicsReport:
     others = {name: one for name, one in missing.items() if name not in created}
     _verify(admin, others, shown)
     return TopicsReport(created=created, verified=[*present, *others])
+
+
+def _admin(settings: KafkaSettings) -> AdminClient:
+    try:
+        return AdminClient(_connection(settings))
+    except KafkaException as error:
+        raise Refused(
+            "kafka_settings",
+            expected="settings that the Kafka client takes",
+            came=error.args[0].str(),
+            fix="Correct the SKEWLESS_KAFKA_… settings; `skewless doctor` checks them.",
+        ) from error
 
 
 def _metadata(admin: AdminClient) -> ClusterMetadata:
@@ -241,7 +284,7 @@ def _verify(admin: AdminClient, wanted: dict[str, _Wanted], partitions: dict[str
     answers = admin.describe_configs(resources) if resources else {}
     for resource, future in answers.items():
         one = wanted[resource.name]
-        policy = future.result(_ADMIN_TIMEOUT_SECONDS)["cleanup.policy"].value
+        policy = _described(resource.name, future)["cleanup.policy"].value
         came = (partitions[resource.name], policy)
         fits = one.any_partitions or came[0] == one.partitions
         if not fits or policy != one.config["cleanup.policy"]:
@@ -252,3 +295,19 @@ def _verify(admin: AdminClient, wanted: dict[str, _Wanted], partitions: dict[str
                 came=f"{came[0]} partitions, cleanup.policy={came[1]}",
                 fix="Alter or recreate the topic; changing partitions moves Pins, so rebuild the state.",
             )
+
+
+def _described(topic: str, answer: Future[Any]) -> Any:
+    try:
+        return answer.result(_ADMIN_TIMEOUT_SECONDS)
+    except TimeoutError as error:
+        raise RetryableError(f"Kafka does not say how {topic} is configured") from error
+    except KafkaException as error:
+        if error.args[0].code() not in _NO_RIGHT:
+            raise RetryableError(f"Kafka does not say how {topic} is configured: {error.args[0]}") from error
+        raise Refused(
+            "kafka_topic",
+            expected=f"to read the configuration of topic {topic}",
+            came=str(error.args[0]),
+            fix="Give this user the right DescribeConfigs on our topics.",
+        ) from error

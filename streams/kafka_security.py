@@ -3,9 +3,7 @@
 import ssl
 from typing import Any
 
-from schemas.errors import Refused
-
-from .kafka import KafkaSettings
+from .kafka import KafkaSettings, check_ca_file
 
 
 def aiokafka_security(settings: KafkaSettings) -> dict[str, Any]:
@@ -23,17 +21,7 @@ def aiokafka_security(settings: KafkaSettings) -> dict[str, Any]:
             "sasl_plain_password": password,
         }
     if settings.security_protocol.endswith("SSL"):
-        security["ssl_context"] = _ssl_context(settings.ssl_ca_location)
+        if settings.ssl_ca_location is not None:
+            check_ca_file(settings.ssl_ca_location)
+        security["ssl_context"] = ssl.create_default_context(cafile=settings.ssl_ca_location)
     return security
-
-
-def _ssl_context(ca_location: str | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_location)
-    except OSError as error:
-        raise Refused(
-            "kafka_ca",
-            expected="a file of CA certificates in PEM form",
-            came=f"{ca_location}: {error}",
-            fix="Correct SKEWLESS_KAFKA_SSL_CA_LOCATION.",
-        ) from error

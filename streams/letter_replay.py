@@ -9,16 +9,16 @@ was killed, or stood still for longer than the group's session timeout.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from schemas.errors import RetryableError
+from schemas.errors import Refused, RetryableError
 
-from .dead_letters import ATTEMPTS, REPLAYED, Headers
+from .dead_letters import ATTEMPTS, PLACE, REPLAYED, Headers
 from .kafka import KafkaSettings, consumer_config, producer_config
-from .letters import Letter, LetterFilter, Reading, read_letters, would_fail_again
+from .letters import Letter, LetterFilter, Origin, Reading, read_letters, would_fail_again
 from .topic_reader import TopicReader
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ Result = Literal["replayed", "would_replay", "already_replayed", "would_fail"]
 _CRITICAL = 2
 _DELIVERY_TIMEOUT_MS = 60_000
 _WAIT_SECONDS = 0.1
+_NO_RIGHT = (KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED)
 
 
 class Sender(Protocol):
@@ -60,7 +61,10 @@ class KafkaSender:
         """See `Sender`."""
         place = f"{letter.partition}/{letter.offset}".encode()
         # NOTE: on the letter's own partition, so that a mark is never evicted before its letter.
-        self._send(letter.dlq_topic, place, b"", [(REPLAYED, place)], letter.partition)
+        headers: Headers = [(REPLAYED, place)]
+        if letter.origin is not None:
+            headers.append((PLACE, "/".join(map(str, letter.origin)).encode()))
+        self._send(letter.dlq_topic, place, b"", headers, letter.partition)
 
     def _send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int
@@ -85,7 +89,10 @@ class Turn(Protocol):
     """Whose turn it is to replay one topic's letters."""
 
     def wait(self) -> None:
-        """Return when it is ours. Raises RetryableError when another replay keeps it."""
+        """Return when it is ours.
+
+        Raises RetryableError when another replay keeps it, Refused where the broker does not let us in.
+        """
         ...
 
     def held(self) -> int:
@@ -119,6 +126,8 @@ class GroupTurn:
             consumer_config(settings, f"skewless-replay-{dlq_topic}", overrides), logger=log
         )
         self._turns, self._ours, self._contact = 0, False, clock()
+        self._error: KafkaError | None = None
+        """The last one that the broker or the client had to say."""
         self._join()
 
     def _join(self) -> None:
@@ -141,8 +150,22 @@ class GroupTurn:
         deadline = self._clock() + self._patience_seconds
         while not self.held():
             if self._clock() > deadline:
-                raise RetryableError(f"another replay of {self._topic} is at work: wait for it, or end it")
-            self._consumer.poll(_WAIT_SECONDS)
+                said = f"; the last error was: {self._error.str()}" if self._error else ""
+                raise RetryableError(
+                    f"another replay of {self._topic} is at work: wait for it, or end it{said}"
+                )
+            self._poll(_WAIT_SECONDS)
+
+    def _poll(self, seconds: float) -> None:
+        message = self._consumer.poll(seconds)
+        self._error = (message and message.error()) or self._error
+        if self._error is not None and self._error.code() in _NO_RIGHT:
+            raise Refused(
+                "kafka_group",
+                expected=f"READ on group skewless-replay-* and on {self._topic}",
+                came=self._error.str(),
+                fix="Give this user both rights.",
+            )
 
     def held(self) -> int:
         """See `Turn`."""
@@ -153,7 +176,7 @@ class GroupTurn:
             self._ours = False
             self._consumer.unsubscribe()
             self._join()
-        self._consumer.poll(0)
+        self._poll(0)
         self._contact = self._clock()
         return self._turns if self._ours else 0
 
@@ -199,6 +222,21 @@ class ReplayCounts:
         setattr(self, result, getattr(self, result) + 1)
 
 
+@dataclass
+class _PutBack:
+    """The messages of the letters that one pass has put back, or would have."""
+
+    origins: set[Origin] = field(default_factory=set)
+
+    def again(self, letter: Letter) -> Letter:
+        """The letter, told to be replayed when another one of its message was."""
+        return replace(letter, replayed=letter.replayed or letter.origin in self.origins)
+
+    def add(self, letter: Letter) -> None:
+        if letter.origin is not None:
+            self.origins.add(letter.origin)
+
+
 Notice = Callable[[Letter, Result, str], None]
 """Told what became of each letter that is meant."""
 
@@ -207,11 +245,14 @@ def rehearse(
     reader: TopicReader, job: ReplayJob, on_letter: Notice, reading: Reading | None = None
 ) -> ReplayCounts:
     """What a `Replay` would do, without doing it."""
-    counts = ReplayCounts()
-    for letter in read_letters(reader, job.topic, reading=reading):
+    counts, back = ReplayCounts(), _PutBack()
+    for one in read_letters(reader, job.topic, reading=reading):
+        letter = back.again(one)
         if job.wanted.takes(letter, job.now_ms):
             result, why = job.judge(letter)
             counts.add(result)
+            if result == "would_replay":
+                back.add(letter)
             on_letter(letter, result, why)
         if counts.would_replay == job.limit:
             break
@@ -245,8 +286,9 @@ class Replay:
 
     def _pass(self, partitions: int) -> bool:
         """Whether it came to its end with the turn held all the time, as far as that mattered."""
-        mine = self.turn.held()
-        for letter in read_letters(self.reader, self.job.topic, reading=Reading(notice=self._read)):
+        mine, back = self.turn.held(), _PutBack()
+        for one in read_letters(self.reader, self.job.topic, reading=Reading(notice=self._read)):
+            letter = back.again(one)
             if not self.job.wanted.takes(letter, self.job.now_ms):
                 continue
             result, _ = self.job.judge(letter)
@@ -259,6 +301,7 @@ class Replay:
                 return False
             self.sender.put_back(letter, partitions)
             self.sender.mark(letter)
+            back.add(letter)
             self.counts.add("replayed")
             self.on_letter(letter, "replayed", "")
         return True

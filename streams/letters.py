@@ -6,7 +6,7 @@ of it, and a mark is never older than its letter.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel
 
@@ -16,7 +16,7 @@ from schemas.embeddings import PinEmbedded, embedded_key
 from schemas.errors import DeadLetterReason, InvalidMessage, Refused
 from schemas.topics import DLQ_SUFFIX, TOPICS
 
-from .dead_letters import CUT, PREFIX, REPLAYED, Headers, without_story
+from .dead_letters import CUT, PLACE, PREFIX, REPLAYED, Headers, without_story
 from .topic_reader import Record, Spans, TopicReader
 
 _FRAMED = b"\x00"
@@ -24,6 +24,9 @@ _FRAMED = b"\x00"
 
 Place = tuple[int, int]
 """Partition and offset on a dead-letter topic."""
+
+Origin = tuple[str, int, int, int]
+"""A message: its topic, partition, offset and timestamp; a topic made anew has the first three again."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,13 @@ class Letter:
         """CloudEvents source of the message; empty when it says none."""
         return read_headers(self.headers).get("ce_source", "")
 
+    @property
+    def origin(self) -> Origin | None:
+        """The message that was turned down. Two letters of one, written around a kill, have the same."""
+        if self.source_partition < 0 or self.source_offset < 0:
+            return None
+        return (self.topic, self.source_partition, self.source_offset, self.ingested_at_ms)
+
     def age_ms(self, now_ms: int) -> int:
         """How long ago the message came in."""
         return max(0, now_ms - self.ingested_at_ms)
@@ -89,6 +99,15 @@ def marked_place(record: Record) -> Place | None:
     """The letter that a mark names; None for a mark that names none."""
     partition, _, offset = read_headers(record.headers).get(REPLAYED, "").rpartition("/")
     return (int(partition), int(offset)) if partition.isdecimal() and offset.isdecimal() else None
+
+
+def marked_origin(record: Record) -> Origin | None:
+    """The message that a mark names; None for one that names none, as marks did not always."""
+    topic, *numbers = read_headers(record.headers).get(PLACE, "").split("/")
+    if len(numbers) != 3 or not all(one.isdecimal() for one in numbers):
+        return None
+    partition, offset, timestamp = map(int, numbers)
+    return (topic, partition, offset, timestamp)
 
 
 def parse_letter(record: Record, *, replayed: bool = False) -> Letter:
@@ -178,20 +197,26 @@ def read_letters(
 ) -> Iterator[Letter]:
     """The letters of one source topic, from the beginning to the end as of now, replayed ones marked so.
 
-    Holds one batch of letters and one (partition, offset) pair per mark. Raises Refused when there is no
-    such topic, RetryableError when Kafka is out of reach.
+    A letter is replayed when a mark names it, or the message that it is of. Holds one batch of letters, and
+    a place and a message per mark. Raises Refused when there is no such topic, RetryableError when Kafka is
+    out of reach.
     """
     dlq, reading = source_topic(topic) + DLQ_SUFFIX, reading or Reading()
     spans = spans or reader.spans(dlq)
     reading.total += 2 * sum(end - start for start, end in spans.values())
-    marked = set()
+    marked: set[Place | None] = set()
+    origins: set[Origin | None] = set()
     for batch in reader.read(dlq, spans):
-        marked |= {marked_place(record) for record in batch if is_mark(record)}
+        marks = [record for record in batch if is_mark(record)]
+        marked |= set(map(marked_place, marks))
+        origins |= set(map(marked_origin, marks))
         reading.add(len(batch))
+    origins.discard(None)
     for batch in reader.read(dlq, spans):
         for record in batch:
             if not is_mark(record):
-                yield parse_letter(record, replayed=(record.partition, record.offset) in marked)
+                letter = parse_letter(record, replayed=(record.partition, record.offset) in marked)
+                yield replace(letter, replayed=letter.replayed or letter.origin in origins)
         reading.add(len(batch))
 
 

@@ -18,6 +18,7 @@ from .dead_letters import Headers
 
 _SHOWN_NUMBERS = 4
 _SHOWN_BYTES = 2_000
+_LEVELS_AROUND = 8
 _FP32_FIELD = "query_vector"
 """The one vector that is logged as it was scored; all others are fp16."""
 
@@ -33,7 +34,18 @@ def readable(raw: bytes | None) -> str | None:
     text = _text(raw[:_SHOWN_BYTES], cut=bool(more))
     if text is None:
         return f"0x{raw[:_SHOWN_BYTES].hex()}{more}"
-    return (text if text.isprintable() else json.dumps(text)[1:-1]) + more
+    return escaped(text) + more
+
+
+def escaped(text: str) -> str:
+    """Text without what would move the cursor or change a colour: where there is some, escaped as in JSON."""
+    return text if text.isprintable() else json.dumps(text)[1:-1]
+
+
+def json_line(value: Any) -> str:
+    """A value as JSON for a terminal, with the same characters escaped. Raises TypeError as orjson does."""
+    text = orjson.dumps(value).decode()
+    return text if text.isprintable() else "".join(map(escaped, text))
 
 
 def _text(raw: bytes, *, cut: bool) -> str | None:
@@ -52,12 +64,14 @@ def readable_headers(headers: Headers) -> dict[str, str | None]:
 
 
 def decoded(topic: str, value: bytes | None) -> Any:
-    """The JSON of a body with its vectors cut short, or None where it is no JSON."""
+    """The JSON of a body with its vectors cut short, or None where it is none, or too deep to be printed."""
     if value is None:
         return None
     try:
         fields = orjson.loads(value)
-    except orjson.JSONDecodeError:
+        # NOTE: orjson reads 1,024 levels and writes 254, some of which are around the body then.
+        orjson.dumps(functools.reduce(lambda inner, _: [inner], range(_LEVELS_AROUND), fields))
+    except (orjson.JSONDecodeError, TypeError):
         return None
     if not isinstance(fields, Mapping):
         return fields

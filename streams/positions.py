@@ -1,7 +1,9 @@
 """Where a state store stands in its source topics, kept in the store itself, in the same atomic write."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]  # public, but not in __all__
 
 from features.store import RecordStore
 from schemas.errors import Refused
@@ -24,6 +26,15 @@ def stored_position(store: RecordStore, partition: Partition) -> int | None:
     """Next offset that the store needs of this partition, or None when it has never seen any."""
     value = store.get_meta(_name(partition))
     return None if value is None else int(value)
+
+
+def behind_the_group(store: RecordStore, committed: Offsets) -> frozenset[int]:
+    """Numbers of the partitions in which the group has done events that this store has not seen."""
+    return frozenset(
+        partition[1]
+        for partition, offset in committed.items()
+        if offset > (stored_position(store, partition) or 0)
+    )
 
 
 def _name(partition: Partition) -> str:
@@ -75,6 +86,22 @@ def check_not_ahead(partition: Partition, stored: int | None, high: int) -> None
             fix="Delete the worker's state directory; of a source that was made anew, recreate "
             "pin.features.v1 and state.checkpointed.v1 too: they hold its old offsets.",
         )
+
+
+def equal_partitions(metadata: ClusterMetadata, names: Sequence[str]) -> int:
+    """How many partitions each of these topics has.
+
+    Raises Refused when one is missing, or they differ: number n of each has to hold the same Pins.
+    """
+    counts = {name: len(metadata.topics[name].partitions) if name in metadata.topics else 0 for name in names}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise Refused(
+            "kafka_topic",
+            expected="the sources, their state and pin.embedded.v1 with equal numbers of partitions",
+            came=str(counts),
+            fix="`skewless topics` creates what is missing.",
+        )
+    return counts[names[0]]
 
 
 def check_cluster(store: RecordStore, cluster_id: str) -> dict[str, bytes]:

@@ -75,7 +75,12 @@ def _message_reader(model: type[BaseModel], described: "Descriptor") -> Callable
             raise InvalidMessage(
                 DeadLetterReason.DECODE_ERROR, f"does not fit its Protobuf schema: {str(error)[:200]}"
             ) from error
-        return orjson.dumps(_read(message, converters))
+        try:
+            return orjson.dumps(_read(message, converters))
+        except (TypeError, ValueError) as error:  # proto2 gives a string that is no UTF-8 as bytes
+            raise InvalidMessage(
+                DeadLetterReason.SCHEMA_INVALID, f"holds what JSON cannot: {str(error)[:200]}"
+            ) from error
 
     return to_json
 
@@ -127,7 +132,7 @@ def _item(field: DeclaredField, written: "FieldDescriptor", shape: Shape) -> Con
         return _same
     if written.type == _MESSAGE and written.message_type.full_name.startswith("google.protobuf."):
         inner = written.message_type.fields_by_name.get("value")
-        if inner is not None and inner.type in _WIRE_KINDS.get(shape.kind, ()):
+        if inner is not None and not inner.is_repeated and inner.type in _WIRE_KINDS.get(shape.kind, ()):
             return lambda message: message.value
     raise _misfit(field, f"with Protobuf type {written.type}, which holds no {shape.kind}")
 

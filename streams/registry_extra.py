@@ -16,5 +16,5 @@ def require_extra() -> Iterator[None]:
             "registry_extra",
             expected="the packages that read a schema registry, Avro and Protobuf",
             came=f"no module {missing.name}",
-            fix="pip install 'skewless[registry]', or set no SKEWLESS_SCHEMA_REGISTRY_URL.",
+            fix="In a clone: pip install '.[registry]'; or set no SKEWLESS_SCHEMA_REGISTRY_URL.",
         ) from missing

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
 from schemas.errors import DeadLetterReason, InvalidMessage, Refused, RetryableError
-from schemas.transport import remote_hosts
+from schemas.transport import masked, remote_hosts
 
 from .registry_extra import require_extra
 from .wire_format import WriterSchema
@@ -16,6 +16,8 @@ UNKNOWN_FOR_SECONDS = 10.0
 """How long an id that the registry does not know is not asked for again."""
 MAX_UNKNOWN = 10_000
 MAX_REFERENCES = 100
+_IDS = 2**31
+"""A registry's ids are 32 bits with a sign: for what is above it answers 404 as for a wrong address."""
 
 Clock = Callable[[], float]
 
@@ -48,7 +50,10 @@ class RegistrySettings(BaseModel):
             )
         if address.scheme not in ("https", "http", "mock") or "," in self.url:
             raise Refused(
-                "registry_url", "an address such as https://registry:8081", repr(self.url), "Set one address."
+                "registry_url",
+                "an address such as https://registry:8081",
+                repr(masked(self.url)),
+                "Set one address.",
             )
         if ":" in (self.username or ""):
             raise Refused("registry_url", "a user name without a colon", "one with", "Choose another user.")
@@ -101,7 +106,7 @@ class ConfluentRegistry:
         Raises InvalidMessage (unknown_version) when the registry says that there is none, Refused when it
         does not let us in, RetryableError for everything else that goes wrong there.
         """
-        if self._unknown.get(schema_id, float("-inf")) > self._clock():
+        if schema_id >= _IDS or self._unknown.get(schema_id, float("-inf")) > self._clock():
             raise _unknown_schema(schema_id)
         try:
             # Protobuf comes as a descriptor then; for the other kinds this asks for nothing.

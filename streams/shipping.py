@@ -8,7 +8,7 @@ file and offset: a repeated one can be told by it.
 import fcntl
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -100,11 +100,18 @@ class JournalShipper:
                 raise Refused("already_shipping", "no other shipper", f"one holds {path}", fix) from taken
             yield self
 
-    def ship_once(self, notice: Callable[[ShipCounts], None] = lambda _: None) -> int:
-        """Ship everything that is whole now; returns how many lines that was. Raises RetryableError."""
+    def ship_once(
+        self,
+        notice: Callable[[ShipCounts], None] = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Ship everything that is whole now, until stopped; returns how many lines that was.
+
+        What is written meanwhile is left, so it ends however fast a server writes. Raises RetryableError.
+        """
         self._connect()
-        total = 0
-        while shipped := self._round():
+        ends, total = self._sizes(), 0
+        while not stopped() and (shipped := self._round(ends, stopped)):
             total += shipped
             notice(self.counts)
         return total
@@ -119,7 +126,7 @@ class JournalShipper:
         pause = self._settings.backoff_seconds
         while not stopped():
             try:
-                self.ship_once(notice)
+                self.ship_once(notice, stopped)
                 pause = self._settings.backoff_seconds
                 wait(self._settings.poll_seconds)
             except RetryableError as error:
@@ -141,8 +148,11 @@ class JournalShipper:
             self._places = {}
         self._cluster = cluster
 
-    def _round(self) -> int:
-        """One chunk of every file; everything is acknowledged and the positions are on disk on return."""
+    def _round(self, ends: Mapping[str, int], stopped: Callable[[], bool]) -> int:
+        """One chunk of every file, of lines that begin before its end.
+
+        On return everything is acknowledged and the positions are on disk.
+        """
         present: dict[str, _Place] = {}
         done = 0
         # Counted only once the broker has it: a round that fails is repeated.
@@ -152,9 +162,10 @@ class JournalShipper:
                 name = f"{journal.topic.name}/{path.name}"
                 place = self._place(name, path)
                 present[name] = place
-                if _size_and_inode(path)[0] <= place.offset:
+                end = ends.get(name, 0)
+                if stopped() or min(end, _size_and_inode(path)[0]) <= place.offset:
                     continue
-                lines = journal.lines(path, place.offset)
+                lines = [line for line in journal.lines(path, place.offset) if line.offset < end]
                 for line in lines:
                     self._send(journal, path, line, tally)
                 done += len(lines)
@@ -174,12 +185,15 @@ class JournalShipper:
         self.counts.waiting_bytes = self._waiting()
 
     def _waiting(self) -> int:
-        sizes = {
+        sizes = self._sizes().items()
+        return sum(max(size - self._places.get(name, _Place()).offset, 0) for name, size in sizes)
+
+    def _sizes(self) -> dict[str, int]:
+        return {
             f"{journal.topic.name}/{path.name}": _size_and_inode(path)[0]
             for journal in self._journals
             for path in journal.files()
         }
-        return sum(max(size - self._places.get(name, _Place()).offset, 0) for name, size in sizes.items())
 
     def _place(self, name: str, path: Path) -> _Place:
         """Where to read on; the beginning when another file has taken the name."""

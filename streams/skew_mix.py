@@ -20,14 +20,15 @@ BUCKET_MS = 10_000
 _SNAPSHOT = re.compile(r"(?P<tier>.+)-\d{8}T\d{2}Z-[0-9a-f]{8,}")
 
 
-def tier_of(snapshot_id: str, default: str) -> str:
-    """The tier that a snapshot's id begins with; `default` for an id of another form.
+def tiers_of(snapshot_id: str, default: str) -> list[str]:
+    """The tiers that a snapshot's id begins with; `default` for an id of another form.
 
-    Ranking logs and release moves name no tier, but the snapshot that they come from.
+    Ranking logs and release moves name no tier, but the snapshots that they come from: a release of several
+    tiers names one of each, joined by `+`, the freshest tier's first.
     """
-    # A release of several tiers names all of its snapshots, the freshest tier's first.
-    match = _SNAPSHOT.fullmatch(snapshot_id.partition("+")[0])
-    return default if match is None else match["tier"]
+    matches = [_SNAPSHOT.fullmatch(one) for one in snapshot_id.split("+")]
+    # A tier once, in the order of the snapshots.
+    return list(dict.fromkeys(default if one is None else one["tier"] for one in matches))
 
 
 class Move(NamedTuple):

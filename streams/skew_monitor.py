@@ -1,14 +1,15 @@
 """Skew as it can be seen from outside: what is embedded, answered and released, side by side.
 
 Three kinds, per tier (`schemas.skew.SkewAlerted`), over a sliding window of event time. Ranking logs and
-moves of CURRENT name no tier: it is the one that their snapshot's id begins with. One process of a group
+moves of CURRENT name no tier: it is the one that their snapshot's id begins with; a move of a joint
+release is one of each of its tiers. One process of a group
 has to read all partitions of these topics; two would each see half of the answers.
 """
 
 import logging
 from bisect import insort
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from schemas.topics import EMBEDDINGS_COUNTED, RANKING_LOGGED, RELEASE_PUBLISHED
 from .impressions import request_key
 from .positions import Partition
 from .skew_alerts import AlertState, SkewRules, judge
-from .skew_mix import BUCKET_MS, KINDS, Bucket, Found, Move, mix, tier_of
+from .skew_mix import BUCKET_MS, KINDS, Bucket, Found, Move, mix, tiers_of
 from .skew_store import BucketName, SkewStore, bucket_key, put_alert, put_bucket, put_moves, put_newest
 from .skew_telemetry import MOST_VERSIONS, SkewTelemetry
 from .step_events import KeyOf, event_or_letter
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 RESULTS = ("applied", "redelivered", "too_old", "unreadable", "dead_lettered")
 """What becomes of an event. `too_old`: behind the window. `unreadable`: a ranking log that is none; whoever
 makes impressions of it dead-letters it."""
+
+Told = Callable[[], Iterable[SkewAlerted]]
+"""What stands on skew.alerted.v1 now: the newest row of each alert."""
 
 _MOST_MOVES = 64
 _SOURCES: dict[str, tuple[Topic, KeyOf]] = {
@@ -51,9 +55,12 @@ class SkewMonitorStep:
     topics = tuple(_SOURCES)
     results = RESULTS
 
-    def __init__(self, path: Path, rules: SkewRules, telemetry: SkewTelemetry) -> None:
-        """`path`: directory of the state."""
-        self._rules, self._telemetry = rules, telemetry
+    def __init__(
+        self, path: Path, rules: SkewRules, telemetry: SkewTelemetry, told: Told = lambda: ()
+    ) -> None:
+        """`path`: directory of the state. `told`: asked when partitions come; may raise RetryableError."""
+        self._rules, self._telemetry, self._told = rules, telemetry, told
+        self._mine: frozenset[Partition] = frozenset()
         self._store = SkewStore(path)
         self._tiers: dict[str, dict[int, Bucket]] = {}
         for (tier, start_ms), bucket in self._store.buckets():
@@ -61,18 +68,32 @@ class SkewMonitorStep:
         self._moves = self._store.moves()
         self._alerts = self._store.alerts()
         self._newest_ms = self._store.newest()
+        for tier in (*self._moves, *(tier for tier, _ in self._alerts)):
+            self._tiers.setdefault(tier, {})
 
     def positions(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """See `Step`."""
         return self._store.positions(partitions)
 
-    def own(self, partitions: frozenset[int]) -> None:
-        """See `PartitionOwner`. Says so when this process does not see everything."""
-        missing = set(range(RANKING_LOGGED.partitions)) - partitions
-        if missing:
+    def owned(self, partitions: Iterable[Partition], behind: Iterable[Partition] = ()) -> None:
+        """See `Step`. Says so when this process does not see every answer."""
+        mine = frozenset(partitions)
+        answers = {number for topic, number in mine if topic == RANKING_LOGGED.name}
+        if missing := set(range(RANKING_LOGGED.partitions)) - answers:
             numbers = ", ".join(map(str, sorted(missing)))
             log.warning("another process reads partitions %s: run one skew monitor, not several", numbers)
-        self._store.own(partitions)
+        self._store.own(frozenset(number for _, number in mine))
+        if mine - self._mine:
+            self._recall(self._told())
+        self._mine = mine
+
+    def _recall(self, rows: Iterable[SkewAlerted]) -> None:
+        """Take alerts over from a predecessor, or a state that is lost: nobody else would clear them."""
+        for row in rows:
+            state = AlertState(row.state == "raised", row.since_ms)
+            if state.since_ms > self._alerts.get((row.tier, row.kind), AlertState()).since_ms:
+                self._alerts[row.tier, row.kind] = state
+                self._tiers.setdefault(row.tier, {})
 
     def apply(self, events: Sequence[RawEvent]) -> StepResult:
         """See `Step`."""
@@ -126,16 +147,17 @@ class SkewMonitorStep:
     def _tier(self, message: Any) -> str:
         if isinstance(message, EmbeddingsCounted):
             return message.tier
-        return tier_of(message.snapshot_id, self._rules.default_tier)
+        return tiers_of(message.snapshot_id, self._rules.default_tier)[0]
 
     def _move(self, message: ReleasePublished, at_ms: int, changes: Changes) -> None:
-        tier = self._tier(message)
-        moves = self._moves.setdefault(tier, [])
         move = Move(at_ms, message.tower_version)
-        if move not in moves:
-            insort(moves, move)
-            del moves[:-_MOST_MOVES]
-        put_moves(changes, tier, moves)
+        for tier in tiers_of(message.snapshot_id, self._rules.default_tier):
+            self._tiers.setdefault(tier, {})
+            moves = self._moves.setdefault(tier, [])
+            if move not in moves:
+                insort(moves, move)
+                del moves[:-_MOST_MOVES]
+            put_moves(changes, tier, moves)
 
     def _forget(self, dirty: set[BucketName], changes: Changes) -> None:
         """Drop the buckets that the window has left."""

@@ -23,8 +23,9 @@ class SkewTelemetry:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        # 1 while the alert is raised. Page on mixed_responses: the promise is broken, roll back. The others:
-        # compare LIVE and CURRENT, and look whether servers take the release.
+        # 1 while the alert is raised. mixed_responses: the promise is broken, roll back (the server's own
+        # count pages, MixedVersionResponses). The others: compare LIVE and CURRENT, and look whether servers
+        # take the release.
         self.active = Gauge(
             "skewless_skew_alert_active",
             "Alert raised, by tier and kind",

@@ -31,7 +31,10 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Source:
-    """A topic that is folded into Pin state, with its decoders; `field` is the record's offset field."""
+    """A topic that is folded into Pin state, with its decoders; `field` is the record's offset field.
+
+    `partitions` is how many the topic has; None: whether events lie on the right one is not looked at.
+    """
 
     topic: str
     model: type[BaseModel]
@@ -39,6 +42,7 @@ class Source:
     decoder: BatchDecoder
     reader: RowReader
     doubt: Doubt
+    partitions: int | None = None
 
 
 def enrichment_sources() -> dict[str, Source]:

@@ -48,5 +48,5 @@ class StallDetector:
 
 
 def lag_of(standing: Standing) -> int:
-    """Messages of a partition that the group has not acknowledged."""
-    return max(0, standing.high - (standing.low if standing.committed is None else standing.committed))
+    """Messages of a partition that the group has not acknowledged and that are still there."""
+    return max(0, standing.high - max(standing.low, standing.committed or 0))

@@ -169,6 +169,22 @@ class StateFlush:
         self._checkpoints |= {one.partition: one for one in again}
         return _checkpoint_rows(again)
 
+    def calls_complete(self, lacking: Mapping[str, Collection[int]]) -> bool:
+        """Whether a checkpoint, also one on its way, calls such a tower complete in such a partition."""
+        said = (*self._checkpoints.values(), *self._producing)
+        return any(one.partition in lacking.get(version, ()) for one in said for version in one.embedded)
+
+    def lacks(self, lacking: Mapping[str, Collection[int]]) -> StateRows | None:
+        """Checkpoints that no longer do so: to be out before a batch in which a tower lacks rows."""
+        again = [
+            one.model_copy(update={"embedded": kept, "occurred_at_ms": self._around.clock_ms()})
+            for one in self._checkpoints.values()
+            if (kept := [each for each in one.embedded if one.partition not in lacking.get(each, ())])
+            != one.embedded
+        ]
+        self._checkpoints |= {one.partition: one for one in again}
+        return _checkpoint_rows(again)
+
     def _start(self) -> None:
         self._due = self._around.clock() + self._settings.every_seconds
         dirty, self._dirty = self._dirty, []

@@ -5,7 +5,8 @@ durable, then rows and letters are with the broker, then and only then the call 
 be acknowledged. A crash anywhere in between repeats the batch.
 
 Faust hands out what the group has not committed. A step whose state lacks more than that (another worker
-owned the partition, or the disk is new) is brought up to it from the topic itself, before anything else.
+owned the partition, or the disk is new) is brought up to it from the topic itself, before anything else. What
+the group has committed has its letters already: none is written a second time, as it would be replayed twice.
 """
 
 import logging
@@ -19,8 +20,8 @@ from schemas.topics import TOPICS
 
 from .positions import Partition, check_not_ahead
 from .step_outlet import StepOutlet
-from .step_source import StepSource
-from .steps import Output, PartitionOwner, RawEvent, Step, StepResult, TurnedDown
+from .step_source import Standing, StepSource
+from .steps import Output, RawEvent, Step, StepResult, TurnedDown
 from .stream_telemetry import StreamTelemetry
 from .topic_reader import Spans
 from .wire_format import MAGIC, WireFormats
@@ -56,6 +57,8 @@ class StepDriver:
     def __init__(self, step: Step, around: Surroundings) -> None:
         self._step, self._around, self._telemetry = step, around, around.telemetry
         self._ticked = False
+        self._assigned: frozenset[Partition] | None = None
+        self._behind: frozenset[Partition] = frozenset()
         self.events_taken = 0
         self.catching_up = False
         """Read by the watchdog: what is read again moves nothing in the group."""
@@ -77,20 +80,29 @@ class StepDriver:
         Raises Refused when the state is of another log than the one that is there.
         """
         self._telemetry.partitions.labels(self.name).set(len(partitions))
-        if isinstance(self._step, PartitionOwner):
-            self._step.owned(partitions)
+        standings = self._patiently(lambda: self._around.source.standing(partitions))
+        self._check(standings)
+        had = {partition: one.committed or 0 for partition, one in standings.items()}
+        self._assigned = frozenset(partitions)
+        self._behind = frozenset(one for one, end in had.items() if (self._position(one) or 0) < end)
+        self._step.owned(partitions, self._behind)
         if not self._ticked:
             self.tick()
-        standings = self._patiently(lambda: self._around.source.standing(partitions))
+        if self._behind:
+            self.catching_up = True
+            self._catch_up(had, with_letters=False)
+            self._behind = frozenset()
+            self._step.owned(self._still_ours())
+            self.catching_up = False
+
+    def _check(self, standings: Mapping[Partition, Standing]) -> None:
+        """Raise Refused for a state that is ahead of its topic; count what the topic no longer has."""
         for partition, standing in standings.items():
             position = self._position(partition)
             check_not_ahead(partition, position, standing.high)
             if missed := max(0, standing.low - (position or 0)):
                 self._telemetry.missed_events.labels(self.name).inc(missed)
                 log.warning("%s: %s[%d] lost %d events before they were had", self.name, *partition, missed)
-        self.catching_up = True
-        self._catch_up({partition: one.committed or 0 for partition, one in standings.items()})
-        self.catching_up = False
 
     def take(self, events: Sequence[RawEvent]) -> None:
         """Fold a batch from Faust in; on return its rows and letters are with the broker.
@@ -124,13 +136,13 @@ class StepDriver:
     def _position(self, partition: Partition) -> int | None:
         return self._step.positions([partition]).get(partition)
 
-    def _catch_up(self, ends: Mapping[Partition, int]) -> None:
+    def _catch_up(self, ends: Mapping[Partition, int], *, with_letters: bool = True) -> None:
         """Fold what the state lacks of these partitions before these offsets."""
         for topic in sorted({topic for topic, _ in ends}):
             failed_at: Spans | None = None
             while spans := self._lacking(topic, ends):
                 try:
-                    self._read_again(topic, spans)
+                    self._read_again(topic, spans, with_letters)
                     break
                 except RetryableError:
                     if spans == failed_at:
@@ -146,17 +158,17 @@ class StepDriver:
         }
         return {number: (start, end) for number, (start, end) in spans.items() if start < end}
 
-    def _read_again(self, topic: str, spans: Spans) -> None:
+    def _read_again(self, topic: str, spans: Spans, with_letters: bool) -> None:
         read = 0
         for batch in self._around.source.read(topic, spans):
-            self._fold(batch)
+            self._fold(batch, with_letters)
             read += len(batch)
         self._telemetry.gap_events.labels(self.name).inc(read)
         log.info("%s: read %d events of %s that the state lacked", self.name, read, topic)
 
-    def _fold(self, events: Sequence[RawEvent]) -> None:
+    def _fold(self, events: Sequence[RawEvent], with_letters: bool = True) -> None:
         result = self._step.apply([self._unframed(event) for event in events])
-        self._settle(result)
+        self._settle(result if with_letters else replace(result, letters=[]))
         for name, count in (result.counts or _counted(events, result.letters)).items():
             self._telemetry.events.labels(self.name, name).inc(count)
         lag_ms = self._around.now_ms() - events[-1].ingested_at_ms
@@ -185,7 +197,10 @@ class StepDriver:
             return
         sent = self._patiently(lambda: self._send(result))
         self._telemetry.outputs.labels(self.name).inc(sent)
-        self._telemetry.disowned.labels(self.name).inc(len(result.outputs) - sent)
+        if held_back := len(result.outputs) - sent:
+            self._telemetry.disowned.labels(self.name).inc(held_back)
+            # At once: the step's next call would be told that all of the last one is with the broker.
+            self._step.owned(self._still_ours(), self._behind)
         for letter in result.letters:
             self._telemetry.letters.labels(self.name, letter.reason.value).inc()
 
@@ -194,6 +209,11 @@ class StepDriver:
         ours: list[Output] = [one for one in result.outputs if one.owner is None or one.owner in numbers]
         self._around.outlet.send(ours, result.letters)
         return len(ours)
+
+    def _still_ours(self) -> frozenset[Partition]:
+        """What was assigned and has not gone since; what has come meanwhile is the next `assigned`'s."""
+        now = self._around.owned()
+        return now if self._assigned is None else now & self._assigned
 
     def _patiently(self, act: Callable[[], ResultT]) -> ResultT:
         """Try until the broker plays along, or patience is at its end."""

@@ -6,7 +6,7 @@ delivery may repeat and the effect does not. Faust brings messages and takes res
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from schemas.errors import DeadLetterReason, InvalidMessage
 
@@ -96,6 +96,16 @@ class Step(Protocol):
         """Next offset that its state needs of each of these; those it has never seen are left out."""
         ...
 
+    def owned(self, partitions: Iterable[Partition], behind: Iterable[Partition] = ()) -> None:
+        """From here on these partitions, and no others, are this worker's: time passes in these only.
+
+        Called after every rebalance, before `apply` and `tick`. Of `behind` the state lacks what the group
+        has had already: that is folded next, its predecessor has told what came of it, and then `owned` is
+        called once more. Also called when outputs of the last call were held back, because their partition
+        has gone: what was returned last may not have been sent.
+        """
+        ...
+
     def apply(self, events: Sequence[RawEvent]) -> StepResult:
         """Fold messages in, those of one partition in offset order; state is durable on return.
 
@@ -110,16 +120,4 @@ class Step(Protocol):
 
     def close(self) -> None:
         """Release the store."""
-        ...
-
-
-@runtime_checkable
-class PartitionOwner(Protocol):
-    """A step that acts by itself in `tick`, and so has to know which partitions are its to speak for."""
-
-    def owned(self, partitions: Iterable[Partition]) -> None:
-        """From here on these partitions, and no others, are this worker's.
-
-        Called after every rebalance, before `apply` and `tick`; time passes in these partitions only.
-        """
         ...

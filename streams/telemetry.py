@@ -147,7 +147,7 @@ class EnrichmentTelemetry:
             registry=registry,
         )
         # Times that the worker closed its connections and began again. Growing: the broker is away or
-        # does not take its rows; its log says which.
+        # does not take its rows, or its GPU is full; its log says which.
         self.reopened = Counter(
             "skewless_enrichment_reopened_total", "Connections closed and opened again", registry=registry
         )

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from features.tier_slices import in_tier
 from index.embedding_table import EmbeddedBatch
+from index.row_files import SnapshotRows
 from schemas.tiers import Tier
 
 from .embedded_batches import DecodedRows
@@ -20,6 +21,12 @@ def of_tier(decoded: DecodedRows, tier: Tier) -> DecodedRows:
         return decoded
     places = np.flatnonzero(ours)
     return replace(decoded, batch=_picked(decoded.batch, places), places=decoded.places[places])
+
+
+def rows_of_tier(rows: SnapshotRows, tier: Tier) -> SnapshotRows:
+    """Without other tiers' Pins: a snapshot from before tiers were declared, or changed, has some."""
+    ours = in_tier(rows.attributes["pin_id"], tier)
+    return rows if ours.all() else rows.take(np.flatnonzero(ours))
 
 
 def event_times(attributes: npt.NDArray[np.void]) -> Ints:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from schemas.errors import Refused, RetryableError
 
-from .dead_letters import Headers
+from .dead_letters import Headers, headers_of
 from .kafka import KafkaSettings, consumer_config, producer_config
 
 log = logging.getLogger(__name__)
@@ -185,8 +185,6 @@ def _offset(message: Message) -> int:
 
 
 def _record(message: Message) -> Record:
-    # The stubs allow every form that `produce` takes; what is read is always a list of pairs.
-    headers = cast("Headers | None", message.headers())
     return Record(
         topic=str(message.topic()),
         partition=_number(message),
@@ -194,5 +192,5 @@ def _record(message: Message) -> Record:
         timestamp_ms=int(message.timestamp()[1]),
         key=message.key(),
         value=message.value(),
-        headers=headers or [],
+        headers=headers_of(message) or [],
     )

@@ -46,6 +46,8 @@ class KafkaFacts:
     address: str
     error: str | None = None
     refused_login: bool = False
+    bad_settings: bool = False
+    """Whether nobody was asked, because the client does not take the settings."""
     embedded: bool = False
     brokers: int = 0
     topics: Mapping[str, TopicFacts] = field(default_factory=dict)
@@ -129,7 +131,11 @@ class _Ask:
 
 def gather_kafka(settings: KafkaSettings, ours: list[str], timeout_seconds: float = 7.0) -> KafkaFacts:
     """Ask a cluster about itself and about these topics; requests that take too long are given up."""
-    ask, address = _Ask(settings, timeout_seconds), settings.bootstrap_servers
+    address = settings.bootstrap_servers
+    try:
+        ask = _Ask(settings, timeout_seconds)
+    except KafkaException as error:  # the settings: nobody was asked
+        return KafkaFacts(address, error=error.args[0].str(), bad_settings=True)
     try:
         metadata = ask.metadata()
     except KafkaException as error:

@@ -4,6 +4,7 @@ Where a forward fails the batch is halved until the Pins that it fails on are fo
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.pin_state import Records
-from schemas.errors import Refused
+from schemas.errors import Refused, RetryableError
 
 from .sources import Ints
 
@@ -37,12 +38,21 @@ class Embedded(Protocol):
 
 
 class PinEmbedder(Protocol):
-    """A Pin tower of one version. `embed` raises ValueError or ArithmeticError for rows it cannot embed."""
+    """A Pin tower of one version. `embed` raises ValueError or ArithmeticError for rows it cannot embed.
+
+    And RetryableError when its device is out of memory, which says nothing about the rows.
+    """
 
     @property
     def version(self) -> str: ...  # noqa: D102
 
     def embed(self, pins: Records, /) -> Embedded: ...  # noqa: D102
+
+
+LiveTowers = Callable[[], Sequence[PinEmbedder]]
+"""The towers to embed with now, the serving one first. Asked between batches, so it has to be quick.
+
+Raises RetryableError where there is none: what is folded without one has no row, and none comes later."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +79,15 @@ def embed_as_placed(place: int, tower: PinEmbedder, records: Records) -> TowerOu
     """
     if place == 0:
         return embed_rows(tower, records)
-    return _embed_or_halve(tower, records, _Patience(_CANDIDATE_PATIENCE, (*_TURNED_DOWN, RuntimeError)))
+    failures = (*_TURNED_DOWN, RuntimeError, RetryableError)
+    return _embed_or_halve(tower, records, _Patience(_CANDIDATE_PATIENCE, failures))
 
 
 def embed_rows(tower: PinEmbedder, records: Records) -> TowerOutput:
     """Embed records, setting aside exactly the ones that the tower cannot embed.
 
-    Raises Refused when it can embed none of `BROKEN_TOWER_PINS` or more.
+    Raises Refused when it can embed none of `BROKEN_TOWER_PINS` or more, and what `embed` raises of a device
+    without memory: no row is set aside for that.
     """
     output = _embed_or_halve(tower, records, _Patience())
     if len(records) >= BROKEN_TOWER_PINS and output.failed.all():

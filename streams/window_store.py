@@ -1,10 +1,11 @@
 """Where the day windows keep their state: RocksDB in raw mode, every change in one write-batch.
 
-Four kinds of keys, each with its partition in front of the rest, so that one partition's part of the
+Five kinds of keys, each with its partition in front of the rest, so that one partition's part of the
 state lies together:
 
     c partition pin               counts of one Pin (features.day_buckets)
     d partition day pin           this Pin has counts on this day: what a change of day has to look at
+    r partition pin               this Pin has to be told, whether or not its windows change
     u topic partition day digest  an event with this CloudEvents source and id was counted
     m name                        positions, days, sweeps under way
 """
@@ -12,6 +13,7 @@ state lies together:
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +29,7 @@ PinKey = tuple[int, int]
 
 LAYOUT = b"day-windows-1"
 
-_COUNTS, _DAY, _ID = struct.Struct(">cHQ"), struct.Struct(">cHHQ"), struct.Struct(">cBHH")
+_PIN, _DAY, _ID = struct.Struct(">cHQ"), struct.Struct(">cHHQ"), struct.Struct(">cBHH")
 _META = b"m"
 _POSITION = "position/"
 
@@ -39,7 +41,10 @@ def id_key(topic: int, partition: int, day: int, digest: bytes) -> bytes:
 
 @dataclass
 class WindowWrites:
-    """Changes that become durable together. Empty counts delete the Pin; a None in `meta` deletes it."""
+    """Changes that become durable together. Empty counts delete the Pin; a None in `meta` deletes it.
+
+    `to_tell` are Pins that have to be told, `told` those that were.
+    """
 
     counts: dict[PinKey, bytes] = field(default_factory=dict)
     days: set[tuple[int, int, int]] = field(default_factory=set)
@@ -47,10 +52,13 @@ class WindowWrites:
     positions: dict[Partition, int] = field(default_factory=dict)
     meta: dict[str, bytes | None] = field(default_factory=dict)
     ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
+    to_tell: set[PinKey] = field(default_factory=set)
+    told: Sequence[PinKey] = ()
 
     def forget_days(self, partition: int, before: int) -> None:
         """Drop the index of this partition's days before this one."""
-        self.ranges.append((_DAY.pack(b"d", partition, 0, 0), _DAY.pack(b"d", partition, before, 0)))
+        end = _DAY.pack(b"d", partition, max(before, 0), 0)
+        self.ranges.append((_DAY.pack(b"d", partition, 0, 0), end))
 
     def forget_ids(self, topic: int, partition: int, before: int) -> None:
         """Drop the event ids that came in before this day."""
@@ -82,7 +90,7 @@ class WindowStore:
 
     def counts(self, pins: Sequence[PinKey]) -> list[bytes | None]:
         """Stored counts of these Pins."""
-        keys: Any = [_COUNTS.pack(b"c", *pin) for pin in pins]
+        keys: Any = [_PIN.pack(b"c", *pin) for pin in pins]
         return cast("list[bytes | None]", self._db.get(keys)) if pins else []
 
     def known(self, keys: Sequence[bytes]) -> list[bool]:
@@ -99,6 +107,18 @@ class WindowStore:
                 break
             pins.append(_DAY.unpack(key)[3])
         return pins
+
+    def first_day(self, partition: int) -> int | None:
+        """The first day on which a Pin of this partition has counts."""
+        first = _DAY.pack(b"d", partition, 0, 0)
+        key = next(self._keys(first), b"")
+        return _DAY.unpack(key)[2] if key.startswith(first[:3]) else None
+
+    def pins_to_tell(self, partition: int, limit: int) -> list[int]:
+        """Pins of this partition that have to be told, ascending, at most `limit`."""
+        first = _PIN.pack(b"r", partition, 0)
+        mine = takewhile(lambda key: key.startswith(first[:3]), self._keys(first))
+        return [_PIN.unpack(key)[2] for key in islice(mine, limit)]
 
     def _keys(self, first: bytes) -> Iterator[bytes]:
         return cast("Iterator[bytes]", self._db.keys(from_key=first))
@@ -122,7 +142,11 @@ class WindowStore:
         """Everything or nothing."""
         batch = WriteBatch(raw_mode=True)
         for pin, value in writes.counts.items():
-            _put(batch, _COUNTS.pack(b"c", *pin), value or None)
+            _put(batch, _PIN.pack(b"c", *pin), value or None)
+        for pin in writes.told:
+            batch.delete(_PIN.pack(b"r", *pin))
+        for pin in writes.to_tell:
+            batch.put(_PIN.pack(b"r", *pin), b"")
         for partition, day, number in writes.days:
             batch.put(_DAY.pack(b"d", partition, day, number), b"")
         for key in writes.ids:

@@ -8,11 +8,14 @@ Nothing is counted twice: a redelivered message has an offset that was had, a me
 sent twice has CloudEvents `source` and `id` that were counted in the last `dedupe_days`. An event that
 is dated more than a day after the broker took it in is turned down, by its own two times and not by our
 clock, so that a rebuild decides alike.
+
+While the state catches up with what another worker had, nothing is told: counts that are half there would
+write over that worker's, which are whole. The Pins are remembered, and told when the state has all of it.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,7 +64,7 @@ class _Seen:
 
 
 class WindowsStep:
-    """The day windows as a step; `streams.steps.Step` and `PartitionOwner`."""
+    """The day windows as a step; `streams.steps.Step`."""
 
     name = "windows"
     topics = (VISIT_OBSERVED.name, ENGAGEMENT_OBSERVED.name)
@@ -73,6 +76,8 @@ class WindowsStep:
         stored = store.meta(_HIGH)
         self._today: int | None = int(stored) if stored and settings.clock == "event" else None
         self._owned: frozenset[int] | None = None
+        self._taken_over: frozenset[int] = frozenset()
+        self._behind = False
         self._unsettled: Found | None = None
         self._ids_from: dict[tuple[int, int], int] = {}
 
@@ -81,9 +86,14 @@ class WindowsStep:
         had = self._store.positions
         return {partition: had[partition] for partition in partitions if partition in had}
 
-    def owned(self, partitions: Iterable[Partition]) -> None:
-        """See `PartitionOwner`: only these partitions' Pins are told when time passes."""
-        self._owned = frozenset(number for _, number in partitions)
+    def owned(self, partitions: Iterable[Partition], behind: Iterable[Partition] = ()) -> None:
+        """See `Step`: only the Pins of these partitions without those that are behind are told."""
+        lacking = {number for _, number in behind}
+        numbers = frozenset(number for _, number in partitions) - lacking
+        self._taken_over = (self._taken_over | (numbers - (self._owned or frozenset()))) & numbers
+        self._owned, self._behind = numbers, bool(lacking)
+        # It may have been held back; its sweep has not moved on, and goes through it again.
+        self._unsettled = None
         writes = WindowWrites()
         self._follow_the_day(writes)
         self._store.write(writes)
@@ -137,12 +147,19 @@ class WindowsStep:
                 writes.meta[_HIGH] = b"%d" % newest
 
     def _follow_the_day(self, writes: WindowWrites) -> None:
-        """Begin what the day asks for, for every owned partition that is behind."""
-        if self._today is None:
+        """Begin what the day asks for, for every owned partition that is not at it."""
+        # What is still to be folded may be of a later day.
+        if self._today is None or self._behind:
             return
-        numbers = {number for _, number in (*self._store.positions, *writes.positions)}
-        for number in sorted(numbers if self._owned is None else numbers & self._owned):
-            writes.meta |= self._sweeps.begin(number, self._today)
+        numbers = self._ours({number for _, number in (*self._store.positions, *writes.positions)})
+        for number in sorted(numbers):
+            begin = self._sweeps.take_over if number in self._taken_over else self._sweeps.begin
+            writes.meta |= begin(number, self._today)
+        self._taken_over -= numbers
+
+    def _ours(self, numbers: Set[int]) -> frozenset[int]:
+        """Those of them that are this worker's to speak for."""
+        return frozenset(numbers) if self._owned is None else self._owned & numbers
 
     def _too_old(self, one: _Seen) -> bool:
         """Whether no window as of today or later can hold it."""
@@ -161,7 +178,10 @@ class WindowsStep:
         changed = set(where.tolist())
         writes.counts |= {pins[slot]: value for slot, value in enumerate(pack(buckets)) if slot in changed}
         writes.days |= {(one.partition, one.day, one.pin) for one in counted}
-        told = sorted({slots[one.partition, one.pin] for one in seen if self._shows(one)})
+        ours = self._ours({one.partition for one in seen})
+        writes.to_tell = {(one.partition, one.pin) for one in seen if one.partition not in ours}
+        shown = {slots[one.partition, one.pin] for one in seen if one.partition in ours and self._shows(one)}
+        told = sorted(shown)
         as_of = np.array([self._sweeps.day_of(partition) or 0 for partition, _ in pins], np.int64)
         windows = buckets.windows(as_of)[told].tolist()
         return [_row(pins[slot], int(as_of[slot]), one) for slot, one in zip(told, windows, strict=True)]
@@ -181,9 +201,12 @@ class WindowsStep:
         self._settle()
         if self._settings.clock == "wall":
             self._today = max(now_ms // DAY_MS, self._today or 0)
+        if self._behind:
+            return StepResult()
         self._follow_the_day(writes)
         self._store.write(writes)
-        found = self._sweeps.next(self._owned, self._settings.sweep_pins)
+        most, numbers = self._settings.sweep_pins, self._ours({number for _, number in self._store.positions})
+        found = self._sweeps.next(self._owned, most) or self._sweeps.untold(numbers, most)
         if found is None:
             return StepResult()
         self._unsettled = found

@@ -8,7 +8,7 @@ the compacted topic (`state_flush`), from which whoever takes a partition over r
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,8 +17,9 @@ from schemas.topics import EMBEDDINGS_COUNTED
 
 from .backfill import Backfill
 from .catch_up import fold_known
+from .contact import Contact
 from .embedded_tiers import EmbeddedTiers
-from .enrichment import Clock, enrich
+from .enrichment import Clock, Enriched, enrich, lacking
 from .fetched import Fetched
 from .handover import Assignment, Handover
 from .in_flight import InFlight
@@ -31,7 +32,7 @@ from .state_cache import CachedStore
 from .state_flush import FlushEnvirons, FlushSettings, StateFlush
 from .state_rows import StateRows
 from .telemetry import EnrichmentTelemetry
-from .tower_output import PinEmbedder
+from .tower_output import LiveTowers, PinEmbedder
 from .trouble import TROUBLE, PartitionsLost
 from .watchdog import Watchdog
 from .worker_report import WorkerReport
@@ -39,11 +40,6 @@ from .worker_settings import Times, WorkerSettings
 
 log = logging.getLogger(__name__)
 
-LiveTowers = Callable[[], Sequence[PinEmbedder]]
-"""The towers to embed with now, the serving one first. Asked between batches, so it has to be quick."""
-
-_FENCE_SHARE = 0.5
-"""Of the session timeout: after that long without contact the coordinator is asked before producing."""
 _REOPEN_SECONDS = 60.0
 
 
@@ -75,7 +71,7 @@ class EnrichmentWorker:
         by_worker = settings.backfill == "worker"
         self._backfill = Backfill(self._store, settings.backfill_chunk_pins, self._tiers, by_worker=by_worker)
         self._report = WorkerReport(settings, telemetry, clock, self._times)
-        self._watchdog = Watchdog(settings.watchdog_seconds, clock)
+        self._watchdog = Watchdog(settings.watchdog_seconds, self._times.awake_seconds)
         self._discarding = self._busy = False
         self._serving: list[str] = []
         self.start()
@@ -98,7 +94,7 @@ class EnrichmentWorker:
         """Connect and join the group."""
         self._in_flight = InFlight()
         self._outlet = Outlet(self._kafka, self._settings.name, self._clients)
-        handover = Handover(self._begin, self._finish, self._abandon, self._watchdog.beat)
+        handover = Handover(self._begin, self._hand_over, self._abandon, self._watchdog.beat)
         self._intake = Intake(
             self._kafka, enrichment_sources(), self._store, self._telemetry, handover, self._clients
         )
@@ -107,7 +103,7 @@ class EnrichmentWorker:
             FlushSettings(self._settings.name, self._settings.flush_seconds, self._settings.flush_chunk_pins),
             FlushEnvirons(self._intake.state_ends, self._backfill.embedded, self._clock, self._times.wall_ms),
         )
-        self._contact = self._clock()
+        self._contact = Contact(self._clock, self._kafka.session_timeout_ms / 1000)
         self._discarding = False
 
     def turn(self, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -123,8 +119,7 @@ class EnrichmentWorker:
         self._intake.close()
 
     def _turn(self) -> None:
-        # Who was away before this turn still has to ask.
-        self._contact = self._contact if self._away() else self._clock()
+        self._contact.turn()
         # With a flush or a backfill to go on with, nobody waits for a fuller batch.
         poll_seconds = 0.0 if self._busy else self._settings.poll_seconds
         fetched = self._intake.read(self._settings.batch_events, poll_seconds)
@@ -165,10 +160,12 @@ class EnrichmentWorker:
             self._catch_up(fetched, towers)
         formats = self._clients.formats
         enriched = enrich(fetched.batches, self._store, towers, self._clock, formats, self._tiers)
-        for left in enriched.left_out:
-            self._backfill.lost(left.version, left.partitions)
+        self._take_back(lacking(enriched.left_out))
         self._settle()
         start = self._clock()
+        if enriched.letters_first:
+            self._send_letters(fetched, enriched)
+            self._outlet.wait()
         self._store.put_many(
             enriched.pin_ids, enriched.records, enriched.tails, position_meta(fetched.offsets)
         )
@@ -178,12 +175,27 @@ class EnrichmentWorker:
         for ordinal, rows in enumerate(enriched.rows):
             self._outlet.produce_rows(rows)
             self._in_flight.rows[ordinal] += len(rows)
-        self._outlet.produce_letters(
-            [(letter, fetched.headers(letter.topic, letter.row)) for letter in enriched.letters]
-        )
+        if not enriched.letters_first:
+            self._send_letters(fetched, enriched)
         self._in_flight.offsets |= fetched.offsets
         stages = enriched.stage_seconds | {"store": stored - start, "produce": self._clock() - stored}
         self._report.batch(fetched, enriched, stages, [tower.version for tower in towers])
+
+    def _take_back(self, lacking: Mapping[str, frozenset[int]]) -> None:
+        """No checkpoint may call a tower complete where a row will be lacking, also not after a kill."""
+        for version, partitions in lacking.items():
+            self._backfill.lost(version, partitions)
+        if self._flush.calls_complete(lacking):
+            self._settle()
+            self._settle()
+            self._produce_states(self._flush.lacks(lacking))
+            self._settle()
+
+    def _send_letters(self, fetched: Fetched, enriched: Enriched) -> None:
+        self._check_fence()
+        self._outlet.produce_letters(
+            [(letter, fetched.headers(letter.topic, letter.row)) for letter in enriched.letters]
+        )
 
     def _catch_up(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
         """Fold what another owner has emitted and committed."""
@@ -197,14 +209,11 @@ class EnrichmentWorker:
         Raises PartitionsLost. Without it a worker that wakes up after its session ended would put rows
         of an older state behind the rows of the one that took over, and compaction would keep those.
         """
-        while self._away():
+        while self._contact.away():
             asked_at = self._clock()
             if not self._intake.still_ours():
                 raise PartitionsLost("away for longer than the group waits")
-            self._contact = asked_at
-
-    def _away(self) -> bool:
-        return self._clock() - self._contact > self._kafka.session_timeout_ms / 1000 * _FENCE_SHARE
+            self._contact.asked(asked_at)
 
     def _settle(self, *, wait_for_commit: bool = False) -> None:
         """Wait until the broker has what is in flight, then commit it."""
@@ -227,19 +236,16 @@ class EnrichmentWorker:
             return False
         self._check_fence()
         self._outlet.produce_rows(rows)
-        if checkpoints:
-            self._in_flight.others += len(rows)
-        else:
-            self._in_flight.state_rows += len(rows)
+        self._in_flight.add_states(len(rows), checkpoints=checkpoints)
         return True
 
     def _begin(self, assignment: Assignment) -> None:
         """Partitions came."""
-        self._backfill.begin(assignment.checkpoints)
+        self._backfill.begin(assignment.checkpoints, assignment.foreign)
         self._flush.begin(assignment.starts, assignment.checkpoints, assignment.unwritten)
         self._outlet.produce_letters([(letter, None) for letter in assignment.restored.letters])
         self._in_flight.others += len(assignment.restored.letters)
-        self._contact = float("-inf")
+        self._contact.unknown()
         self._watchdog.beat()
 
     def _finish(self) -> None:
@@ -254,6 +260,11 @@ class EnrichmentWorker:
                 self._produce_states(rows)
             self._settle()
             self._settle()
+
+    def _hand_over(self) -> None:
+        """The partitions go to somebody else, who reads again what there was no time to flush."""
+        self._finish()
+        self._flush.drop()
 
     def _abandon(self) -> None:
         """The partitions are somebody else's already: nothing of them is produced or committed."""
@@ -276,6 +287,7 @@ class EnrichmentWorker:
             self._times.pause(self._settings.retry_seconds)
             self._watchdog.beat()
             try:
+                self._live_towers()  # without any nothing is taken in, so no partitions are taken either
                 self.start()
                 return
             except TROUBLE as again:
@@ -290,10 +302,9 @@ class EnrichmentWorker:
         self._in_flight.rows[chunk.ordinal] += len(chunk.rows)
         self._in_flight.meta |= chunk.meta()
         self._report.backfilled(chunk.ordinal, chunk.rows, chunk.left_out)
-        if (progress := chunk.progress).done:
+        if chunk.progress.done:
             self._flush.hasten()
-            said = f"all but {progress.failed} Pins" if progress.failed else "every Pin"
-            log.info("tower %s has a row of %s (%d)", chunk.version[:12], said, progress.pins)
+            log.info("tower %s has a row of %s", chunk.version[:12], chunk.progress.told())
         return True
 
     def _tell(self, versions: Sequence[str], *, idle: bool) -> None:

@@ -38,6 +38,8 @@ class Times:
 
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     pause: Callable[[float], None] = time.sleep
+    awake_seconds: Callable[[], float] = time.monotonic
+    """For the watchdog: a machine that was suspended has done no work meanwhile, and that is no hang."""
     cpu_seconds: Callable[[], float] = time.thread_time
     """Of the calling thread; a worker whose towers use several takes the process's."""
     resident_bytes: Callable[[], int] = resident_bytes

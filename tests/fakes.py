@@ -1,11 +1,12 @@
 """Stand-ins that behave: a tower whose vectors are a plain function of the record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from features.pin_state import Records
+from schemas.errors import RetryableError
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,17 @@ class FakePinTower:
         vectors = np.zeros((len(pins), self.dimension), np.float32)
         vectors[:, 0], vectors[:, 1] = np.cos(angle), np.sin(angle)
         return FakeEmbedded(vectors, 1 + 2 * (pins["price_micros"] != 0).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class FullPinTower(FakePinTower):
+    """Its device has no memory for a single Pin, the first so many times."""
+
+    times: list[int] = field(default_factory=lambda: [1])
+
+    def embed(self, pins: Records, /) -> FakeEmbedded:
+        """Raises RetryableError while `times` is above 0."""
+        if self.times[0]:
+            self.times[0] -= 1
+            raise RetryableError("cuda has no memory to embed a single Pin")
+        return super().embed(pins)

@@ -15,6 +15,7 @@ from entrypoints.kafka_connection import kafka_settings
 from entrypoints.settings import ENV_PREFIX, Settings
 from entrypoints.wiring_shards import leaf_addresses
 from schemas.errors import Refused
+from serving.server import FINISH_SECONDS
 from streams.schema_registry import RegistrySettings
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +57,14 @@ def test_the_file_has_the_keys_of_the_compose_specification() -> None:
         assert set(service) <= SERVICE_KEYS, name
         assert service.get("restart") in ("no", "unless-stopped"), name
         assert DURATION.match(service.get("stop_grace_period", "1s")), name
+
+
+def test_servers_have_the_time_to_drain_and_to_finish_before_they_are_killed() -> None:
+    for name in ("serve", "root"):
+        patience = re.fullmatch(r"(\d+)s", SERVICES[name]["stop_grace_period"])
+        assert patience is not None
+        # Five more for the ranking log, the delta segment and the interpreter.
+        assert int(patience[1]) >= settings(name).drain_seconds + FINISH_SECONDS + 5, name
 
 
 def test_every_image_is_pinned_to_a_release() -> None:
@@ -107,6 +116,12 @@ def test_plaintext_between_the_containers_is_allowed_by_name_and_only_so(name: s
     assert RegistrySettings(
         url="http://registry:8081", allow_plaintext=loaded.schema_registry_allow_plaintext
     )
+
+
+def test_hours_and_days_end_though_no_event_comes() -> None:
+    assert settings("snapshots").cut_clock == "wall"
+    assert settings("snapshots").cut_every_seconds == 0
+    assert settings("stream").windows_clock == "wall"
 
 
 def test_the_comment_says_why_plaintext_is_allowed() -> None:

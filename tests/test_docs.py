@@ -5,9 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from entrypoints.settings import ENV_PREFIX, Settings
+from features.pin_state import STATUS_CODES
+from index.snapshots import ATTRIBUTES
+from schemas.events import PinChanged
+from serving.eligibility import Rule, rule_codes
+from skewless_client import PinProducer
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -68,3 +74,24 @@ def test_commands_that_the_docs_name_exist() -> None:
 
     assert commands, help_text
     assert named - commands == set()
+
+
+def test_the_pin_of_the_producer_example_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page tells other teams to send is enough for an impression."""
+    sent: list[PinChanged] = []
+    monkeypatch.setattr(PinProducer, "__init__", lambda self, settings: None)
+    monkeypatch.setattr(PinProducer, "send", lambda self, event: sent.append(event))
+    monkeypatch.setattr(PinProducer, "close", lambda self: None)
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(example, {})
+
+    pin = np.zeros(1, ATTRIBUTES)
+    for event in sent:
+        for name, value in event.model_dump(exclude_none=True).items():
+            if name in (ATTRIBUTES.names or ()):
+                pin[name] = STATUS_CODES[value] if name == "status" else value
+    reserve = Settings.model_fields["reserve_price_micros"].default
+
+    assert len(sent) == 2 and set(pin["pin_id"]) == {7}
+    assert rule_codes(pin, 0, int(pin["occurred_at_ms"][0]), reserve).tolist() == [Rule.ELIGIBLE]

@@ -7,17 +7,20 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException, Producer
+from typer.testing import CliRunner
 
+from entrypoints.cli import app
 from entrypoints.kafka_connection import kafka_settings
 from entrypoints.registry_connection import wire_formats
 from entrypoints.settings import ENV_PREFIX, Settings
+from entrypoints.store_connection import release_store
 from schemas.errors import Refused
 from schemas.events import PinChanged
 from skewless_client import ProducerSettings
@@ -69,6 +72,47 @@ def test_the_settings_command_masks_them(arguments: list[str]) -> None:
 
     assert "KAFKA_SASL_PASSWORD" in done.stdout and "********" in done.stdout
     assert "planted" not in done.stdout + done.stderr
+
+
+CREDENTIALS = [
+    ("schema_registry_url", "user:planted-url@registry:8081"),
+    ("schema_registry_url", "https://a,https://user:planted-url@b"),
+    ("schema_registry_url", "https://user:planted-url@registry:8081"),
+    ("store_url", "user:planted-url@bucket"),
+    ("store_url", "s3://user:planted-url@bucket"),
+    ("store_url", "s3:user:planted-url@bucket"),
+    ("store_endpoint", "minio:planted-url@minio:9000"),
+    ("store_endpoint", "http://minio:planted-url@minio:9000"),
+    ("kafka_bootstrap_servers", "user:planted-url@kafka:9092"),
+]
+
+
+@pytest.mark.parametrize(("name", "address"), CREDENTIALS)
+def test_credentials_in_an_address_are_in_no_refusal(name: str, address: str) -> None:
+    connect: dict[str, Callable[[Settings], object]] = {
+        "schema_registry_url": lambda settings: wire_formats(settings).__enter__(),
+        "store_url": release_store,
+        "store_endpoint": release_store,
+        "kafka_bootstrap_servers": kafka_settings,
+    }
+    settings = Settings.load(**{"store_url": "s3://bucket", "store_access_key_id": "id"} | {name: address})
+
+    with pytest.raises(Refused) as refused:
+        connect[name](settings)
+
+    assert "planted" not in raised(refused.value)
+    assert "***@" in refused.value.came
+
+
+def test_the_settings_command_masks_credentials_in_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, address in CREDENTIALS:
+        monkeypatch.setenv(ENV_PREFIX + name.upper(), address)
+    for arguments in (["settings"], ["settings", "--json"]):
+        done = CliRunner().invoke(app, arguments)
+
+        assert done.exit_code == 0
+        assert "***@minio:9000" in done.output and "***@kafka:9092" in done.output
+        assert "planted" not in done.output
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
+from entrypoints import cli
 from index.builder import build_release
 from index.releases import ReleaseStore
 from streams.embedded_broker import EmbeddedBroker
@@ -194,6 +196,7 @@ def test_a_release_of_another_registry_is_not_published(tmp_path: Path) -> None:
 def test_a_server_says_where_it_is_answers_and_ends_well_on_sigterm(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SKEWLESS_")}
     environment |= {"SKEWLESS_DATA_DIR": str(tmp_path), "SKEWLESS_HTTP_PORT": "0"}
+    environment["SKEWLESS_DRAIN_SECONDS"] = "0"
     command = [sys.executable, "-m", "entrypoints.cli", "serve", "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, env=environment
@@ -207,3 +210,26 @@ def test_a_server_says_where_it_is_answers_and_ends_well_on_sigterm(tmp_path: Pa
 
         assert process.wait(30) == 0
         assert process.stdout.read() == ""
+
+
+def test_an_error_of_the_kafka_client_is_a_message_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN, "[all] brokers down"))
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+
+    assert ended.value.code == 3
+    assert "unavailable Kafka:" in capsys.readouterr().err
+
+
+def test_an_error_that_is_nobodys_stays_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()

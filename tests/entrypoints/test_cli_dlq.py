@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,20 @@ def test_letters_are_counted_shown_rehearsed_and_put_back_once(broker: KafkaSett
     again = json.loads(run(broker, "dlq", "replay", "--topic", "pin.changed.v1", "--json").stdout)
     assert (done["replayed"], done["would_fail"], done["already_replayed"]) == (2, 1, 0)
     assert (again["replayed"], again["would_fail"], again["already_replayed"]) == (0, 1, 2)
+
+
+def test_letters_with_deep_bodies_and_odd_times_are_counted_and_shown(broker: KafkaSettings) -> None:
+    deep = b'{"pin_id":7,"x":' + b"[" * 300 + b"]" * 300 + b"}"
+    odd = replace(letter(7), value=deep, ingested_at_ms=1_700_000_000_000_000, message="no\x1b[2J")
+    put_letters(broker, [odd])
+
+    listed = json.loads(run(broker, "dlq", "list", "--json").stdout)
+    as_json = run(broker, "dlq", "show", "--topic", DLQ, "--json")
+    printed = run(broker, "dlq", "show", "--topic", DLQ)
+
+    assert listed[0]["newest"] == "1700000000000000 ms"
+    assert json.loads(as_json.stdout)["body"] == deep.decode()
+    assert "no\\u001b[2J" in printed.stdout and "\x1b" not in printed.stdout
 
 
 def test_an_age_limit_leaves_old_letters_where_they_are(broker: KafkaSettings) -> None:

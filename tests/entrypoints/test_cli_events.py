@@ -35,6 +35,18 @@ def test_a_good_file_passes_and_a_bad_one_exits_with_1_and_says_where(tmp_path: 
     assert "line 3: " in printed.stdout
 
 
+def test_an_event_that_is_nested_too_deep_is_named_by_its_line(tmp_path: Path) -> None:
+    deep = b"[" * 300 + b"]" * 300
+    file = tmp_path / "deep.jsonl"
+    value = encode(pin_changed())
+    for bad in (b'{"topic":"pin.changed.v1","value":{"x":' + deep + b"}}", b'{"pin_id":1,"x":' + deep + b"}"):
+        file.write_bytes(b'{"topic":"pin.changed.v1","key":"7","value":' + value + b"}\n" + bad + b"\n")
+        failed = skewless("events", "validate", str(file), "--topic", "pin.changed.v1", "--json")
+
+        assert (failed.returncode, "Traceback" in failed.stderr) == (1, False)
+        assert json.loads(failed.stdout)["events"] == {"pin.changed.v1": 1}
+
+
 def test_standard_input_is_read_too() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "entrypoints.cli", "events", "validate", "-", "--json"],
@@ -89,6 +101,23 @@ def test_messages_are_printed_with_their_bodies_decoded_and_tombstones_named(bro
     first, second = map(json.loads, as_json.stdout.splitlines())
     assert (first["key"], first["headers"], first["body"]["pin_id"]) == ("7", {"ce_id": "0xff"}, 7)
     assert (second["offset"], second["key"], second["body"]) == (1, "8", None)
+
+
+def test_texts_and_names_cannot_move_the_cursor(broker: KafkaSettings) -> None:
+    producer = Producer(producer_config(broker))
+    for number, body in enumerate((b'{"title":"a\\u001b[2J","\\u001b]0;":["\xc2\x9b"]}', b'"\\u001b[31m"')):
+        producer.produce("pin.embedded.v1", body, b"%d" % number, 0, headers=[("h\x1b[1m", b"1\x1b[0m")])
+    producer.flush()
+
+    tail = _command("--topic", "pin.embedded.v1", "--decode", "--partition", "0")
+    printed = subprocess.run(
+        tail, capture_output=True, text=True, check=True, cwd=ROOT, env=_environment(broker)
+    )
+
+    assert "\x1b" not in printed.stdout and "\x9b" not in printed.stdout
+    assert "title = a\\u001b[2J" in printed.stdout
+    assert '\\u001b]0; = ["\\u009b"]' in printed.stdout
+    assert "h\\u001b[1m: 1\\u001b[0m" in printed.stdout
 
 
 def test_following_ends_cleanly_on_ctrl_c(broker: KafkaSettings) -> None:

@@ -4,8 +4,12 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from entrypoints.settings import Settings
+from entrypoints.wiring_streams import steps
 from schemas.skew import SkewAlerted
+from schemas.topics import RANKING_LOGGED
 from streams.embedded_broker import EmbeddedBroker
 from tests.entrypoints.with_broker import produce, skewless
 from tests.streams.raw_events import VERSION_A, VERSION_B
@@ -55,6 +59,25 @@ def test_alerts_that_are_over_are_no_failure(broker: str, tmp_path: Path) -> Non
 
     assert done.returncode == 0
     assert "cleared" in done.stdout
+
+
+def test_a_monitor_without_a_state_takes_over_what_stands_on_the_topic(broker: str, tmp_path: Path) -> None:
+    settings = Settings.load(data_dir=tmp_path, kafka_bootstrap_servers=broker)
+    metrics = CollectorRegistry()
+    produce(broker, alert("raised"), alert("raised", tier="batch"), alert("cleared", tier="batch"))
+
+    (monitor,) = steps(settings, 0, ["skew_monitor"], metrics)
+    monitor.owned([(RANKING_LOGGED.name, number) for number in range(RANKING_LOGGED.partitions)])
+    monitor.tick(1_000)
+    monitor.close()
+
+    active = {
+        tier: metrics.get_sample_value(
+            "skewless_skew_alert_active", {"tier": tier, "kind": "mixed_responses"}
+        )
+        for tier in ("realtime", "batch")
+    }
+    assert active == {"realtime": 1, "batch": 0}
 
 
 def test_no_broker_is_unavailable(tmp_path: Path) -> None:

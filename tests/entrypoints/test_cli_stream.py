@@ -77,6 +77,20 @@ def test_it_runs_until_sigterm_and_opens_no_port_of_fausts(tmp_path: Path) -> No
     assert json.loads(told) == {"windows": {"events": 200}}
 
 
+def test_every_step_hears_of_its_partitions(tmp_path: Path) -> None:
+    """One that does not speaks for those of other workers, and forgets rows of its own."""
+    everything = {one.name: one for one in steps(Settings.load(data_dir=tmp_path))}
+    for step in everything.values():
+        lanes = [(topic, number) for topic in step.topics for number in (3, 4)]
+        step.owned(lanes, behind=lanes[:1])
+        step.owned(lanes)
+        assert step.tick(1_000).outputs == []
+    for name in ("windows", "attribution"):
+        assert vars(everything[name])["_owned"] == {3, 4}
+    for step in everything.values():
+        step.close()
+
+
 def test_the_steps_can_be_chosen(tmp_path: Path) -> None:
     made = steps(Settings.load(data_dir=tmp_path), only=["windows"])
     assert [one.name for one in made] == ["windows"]

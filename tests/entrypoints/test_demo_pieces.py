@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from entrypoints.demo import DemoOptions, run_demo
+from entrypoints.demo import DemoOptions, _environment, run_demo
 from entrypoints.demo_children import Children
-from entrypoints.demo_report import histogram, quantile, since
+from entrypoints.demo_report import histogram, quantile, since, where_to_look
+from entrypoints.settings import Settings
 from schemas.errors import Refused, RetryableError
 
 
@@ -23,6 +24,18 @@ def test_a_quantile_is_interpolated_inside_its_bucket() -> None:
     assert quantile(buckets, 0.5) == 1.0 + (2.0 - 1.0) * (0.5 * 4 - 1) / 2
     assert quantile(buckets, 1.0) == 4.0
     assert math.isnan(quantile([], 0.5))
+
+
+def test_the_demo_says_how_other_commands_find_its_broker_and_data(tmp_path: Path) -> None:
+    lines = where_to_look(
+        "http://127.0.0.1:8080/",
+        Settings(data_dir=tmp_path, kafka_bootstrap_servers="127.0.0.1:34567"),
+    )
+
+    assert [
+        line for line in lines if "127.0.0.1:34567" in line and "SKEWLESS_KAFKA_BOOTSTRAP_SERVERS" in line
+    ]
+    assert [line for line in lines if f"SKEWLESS_DATA_DIR={tmp_path} skewless release list" in line]
 
 
 def test_freshness_is_counted_from_the_moment_at_which_the_catalogue_was_served() -> None:
@@ -57,6 +70,10 @@ def test_stopping_ends_children_that_run(tmp_path: Path) -> None:
     children.stop()
 
     assert "Traceback" not in children.log_file("broker").read_text()
+
+
+def test_the_server_of_a_demo_ends_at_once() -> None:
+    assert _environment(Settings(drain_seconds=2.0))["SKEWLESS_DRAIN_SECONDS"] == "0"
 
 
 def _options(directory: Path, port: int = 0) -> DemoOptions:

@@ -62,6 +62,7 @@ def examined(data: Path, broker: str, **settings: str) -> tuple[int, dict[str, t
         env=environment,
         timeout=60,
     )
+    assert "Traceback" not in done.stderr
     report = json.loads(done.stdout)
     assert report["ok"] == (done.returncode == 0)
     return done.returncode, {one["check"]: (one["status"], one["found"]) for one in report["checks"]}
@@ -164,6 +165,9 @@ def test_a_data_directory_that_cannot_be_one_is_found(tmp_path: Path, broker: st
         ({"kafka_bootstrap_servers": "127.0.0.1:9"}, "broker", "FAIL"),
         ({"kafka_bootstrap_servers": ""}, "broker", "WARN"),
         ({"kafka_bootstrap_servers": "kafka:9092"}, "login", "FAIL"),
+        ({"kafka_security_protocol": "SASL_SSL"}, "login", "FAIL"),
+        ({"kafka_security_protocol": "SSL", "kafka_ssl_ca_location": "/no/ca.pem"}, "login", "FAIL"),
+        ({"kafka_sasl_mechanism": "GSSAPI"}, "settings", "FAIL"),
         ({"threads": "256"}, "threads", "WARN"),
         ({"device": "warp"}, "device", "FAIL"),
         ({"htp_port": "1"}, "settings", "FAIL"),

@@ -102,6 +102,10 @@ def test_a_healthy_cluster_has_nothing_wrong() -> None:
             with_topic(PIN_CHANGED.name, config={"min.insync.replicas": "1"}),
             ("min.insync.replicas", "WARN"),
         ),
+        (
+            with_topic(VISIT_OBSERVED.name, config={"message.timestamp.type": "CreateTime"}),
+            ("broker time", "WARN"),
+        ),
         (replace(healthy(), lags={"skewless-cutter": 100_001}), ("group lag", "WARN")),
         (replace(healthy(), newest_ms=5_010, now_ms=9), ("clock", "WARN")),
         (replace(healthy(), config_error="not authorised"), ("topic settings", "WARN")),
@@ -115,6 +119,8 @@ def test_a_fault_of_the_cluster_is_found(facts: KafkaFacts, found: tuple[str, st
     "facts",
     [
         with_topic(PIN_CHANGED.name, config={"retention.ms": "-1"}),
+        with_topic(VISIT_OBSERVED.name, config={"message.timestamp.type": "LogAppendTime"}),
+        with_topic(PIN_FEATURES.name, config={"message.timestamp.type": "CreateTime"}),
         with_topic(PIN_CHANGED.name, config={"retention.ms": str(3 * HOUR_MS)}),
         with_topic(PIN_FEATURES.name, config={"retention.ms": "1"}),
         replace(healthy(), newest_ms=5_009, now_ms=9),
@@ -123,6 +129,22 @@ def test_a_fault_of_the_cluster_is_found(facts: KafkaFacts, found: tuple[str, st
 )
 def test_what_is_just_good_enough_is_no_fault(facts: KafkaFacts) -> None:
     assert wrong(facts) == []
+
+
+def test_one_command_makes_the_broker_stamp_every_topic_whose_times_are_looked_at() -> None:
+    created = {"message.timestamp.type": "CreateTime"}
+    topics = {name: replace(one, config={**one.config, **created}) for name, one in healthy().topics.items()}
+    (finding,) = (
+        one for one in check_kafka(replace(healthy(), topics=topics), NEEDS) if one.status == "WARN"
+    )
+
+    assert finding.fix.startswith(
+        "for topic in pin.changed.v1 visit.observed.v1 engagement.observed.v1 impression.served.v1 "
+        "ranking.logged.v1 embeddings.counted.v1; do kafka-configs.sh "
+    )
+    assert finding.fix.endswith(
+        "--entity-name $topic --add-config message.timestamp.type=LogAppendTime; done"
+    )
 
 
 def test_what_the_embedded_broker_cannot_tell_is_skipped_with_a_reason() -> None:
@@ -163,12 +185,14 @@ def failed(findings: list[Finding]) -> dict[str, str]:
 
 
 @pytest.mark.kafka
-def test_on_a_real_kafka_fresh_topics_have_nothing_but_one_copy(own_kafka: KafkaSettings) -> None:
+def test_on_a_real_kafka_fresh_topics_have_one_copy_and_the_times_of_producers(
+    own_kafka: KafkaSettings,
+) -> None:
     begun = time.monotonic()
     findings = examined(own_kafka)
 
     assert failed(findings) == {}
-    assert [one.check for one in findings if one.status == "WARN"] == ["replication"]
+    assert [one.check for one in findings if one.status == "WARN"] == ["broker time", "replication"]
     assert time.monotonic() - begun < 10
 
 
@@ -200,3 +224,13 @@ def test_on_a_real_kafka_planted_faults_are_found(own_kafka: KafkaSettings) -> N
         "topics": "missing: visit.observed.v1",
         "partitions": "ranking.logged.v1 has 3, not 8",
     }
+
+
+def test_settings_that_the_client_does_not_take_are_a_finding() -> None:
+    # Past the checks, as a file is that goes away after them.
+    settings = KafkaSettings.model_construct(security_protocol="SSL", ssl_ca_location="/no/ca.pem")
+
+    login, topics = check_kafka(gather_kafka(settings, our_topics()), NEEDS)
+
+    assert (login.check, login.status, topics.status) == ("login", "FAIL", "SKIP")
+    assert login.found.startswith("the settings: ")

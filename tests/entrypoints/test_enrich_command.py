@@ -92,6 +92,7 @@ def test_tiers_and_the_backfill_setting_reach_the_worker(tmp_path: Path, backfil
         assert producer.flush(10) == 0
         deadline = time.monotonic() + DEADLINE_SECONDS
         with wiring.enrichment_worker(settings, 0, CollectorRegistry()) as worker:
+            assert worker._clock is wiring.since_boot_seconds
             worker.run(lambda: time.monotonic() > deadline or _all_covered(kafka, len(pins)))
         rows = [decode(PinEmbedded, one.value()) for one in read_all(kafka, PIN_EMBEDDED.name)]
         said = [decode(StateCheckpointed, one.value()) for one in read_all(kafka, STATE_CHECKPOINTED.name)]
@@ -109,3 +110,11 @@ def _all_covered(kafka: KafkaSettings, events: int) -> bool:
     said = [decode(StateCheckpointed, one.value()) for one in read_all(kafka, STATE_CHECKPOINTED.name)]
     newest = {one.partition: one for one in said}
     return sum(sum(one.covers.values()) for one in newest.values()) == events
+
+
+def test_the_worker_goes_by_a_clock_that_counts_suspended_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 7_200.0}.__getitem__)
+    assert wiring.since_boot_seconds() == 7_200.0
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+    assert wiring.since_boot_seconds() == 5.0

@@ -1,3 +1,4 @@
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,10 @@ from entrypoints import releasing
 from entrypoints.releasing import Releaser, build_from_snapshot, check_release
 from entrypoints.settings import Settings
 from entrypoints.store_connection import release_store
-from entrypoints.wiring import LiveTowers
 from index.builder import BuildReport
 from index.gates import Candidate
 from models.live_towers import read_live_towers, write_live_towers
-from schemas.artefacts import manifest_bytes
+from schemas.artefacts import manifest_bytes, staged
 from schemas.errors import Refused
 from schemas.manifests import CheckResult, ReleaseManifest, SnapshotManifest
 from schemas.rollovers import Rollover
@@ -116,27 +116,13 @@ def test_only_the_newest_releases_and_snapshots_are_kept(settings: Settings) -> 
     assert len(list(settings.snapshots_dir.iterdir())) == 2
 
 
-def test_live_towers_are_read_again_but_loaded_once(settings: Settings) -> None:
-    first, second = save_tower(settings.data_dir, seed=1), save_tower(settings.data_dir, seed=2)
-    live = LiveTowers(settings)
-    assert live() == ()
-
-    write_live_towers(settings.towers_dir, [first.tower_version])
-    (loaded,) = live()
-    write_live_towers(settings.towers_dir, [first.tower_version, second.tower_version])
-
-    again, new = live()
-    assert again is loaded
-    assert new.version == second.tower_version
-
-
 @pytest.mark.parametrize("versions", [[], ["f" * 64], ["0" * 63]])
 def test_live_refuses_towers_that_are_not_there(settings: Settings, versions: list[str]) -> None:
     with pytest.raises(Refused):
         write_live_towers(settings.towers_dir, versions)
 
 
-@pytest.mark.parametrize("text", [b'{"not": "a list"}', b"\xff\xfe", b"", b'["short"]'])
+@pytest.mark.parametrize("text", [b'{"not": "a list"}', b"\xff\xfe", b"", b'["short"]', b"[]"])
 def test_a_broken_live_file_is_refused(settings: Settings, text: bytes) -> None:
     settings.towers_dir.mkdir(parents=True)
     (settings.towers_dir / "LIVE").write_bytes(text)
@@ -160,6 +146,46 @@ def test_what_was_rolled_back_is_not_published_again_by_a_cutter_that_restarts(s
     Releaser(settings)(bad)
 
     assert store.current() == good
+
+
+def test_what_was_rolled_back_is_not_published_again_though_it_is_rebuilt_with_other_bytes(
+    settings: Settings,
+) -> None:
+    tower = save_tower(settings.data_dir, seed=1)
+    write_live_towers(settings.towers_dir, [tower.tower_version])
+    Releaser(settings)(cut(settings.data_dir, tower, 30))
+    store = release_store(settings)
+    good = store.current()
+    bad = cut(settings.data_dir, tower, 30, hour=1)
+    Releaser(settings)(bad)
+    store.rollback(actor="operator", reason="recall fell")
+    other = settings.model_copy(update={"index_kind": "hnsw"})
+    rebuilt = build_from_snapshot(other, bad.snapshot_id).release_id
+    assert rebuilt not in {move.release_id for move in store.audit()}
+
+    Releaser(other)(bad)
+
+    assert store.current() == good
+    store.publish(rebuilt, actor="operator", reason="it was the index")
+    assert store.current() == rebuilt
+
+
+def test_after_a_crash_the_towers_are_settled_though_the_release_is_rebuilt_with_other_bytes(
+    settings: Settings,
+) -> None:
+    old, new = save_tower(settings.data_dir, seed=1), save_tower(settings.data_dir, seed=2)
+    both = [old.tower_version, new.tower_version]
+    write_live_towers(settings.towers_dir, both)
+    Releaser(settings)(cut(settings.data_dir, old, 30))
+    snapshot = cut(settings.data_dir, new, 30, hour=1)
+    Releaser(settings)(snapshot)
+    live = release_store(settings).current()
+    write_live_towers(settings.towers_dir, both)  # as if killed right after the publication
+
+    Releaser(settings.model_copy(update={"index_kind": "hnsw"}))(snapshot)
+
+    assert release_store(settings).current() == live
+    assert read_live_towers(settings.towers_dir) == [new.tower_version]
 
 
 TIERS = """{"tiers": [
@@ -394,3 +420,47 @@ def test_pain_6_a_release_moves_tower_calibration_registry_and_pins_together(set
         assert (live.tower_version, live.index.tower_version) == (tower.tower_version,) * 2
         assert (live.calibration, live.registry_hash) == (tower.calibration, tower.registry_hash)
         assert live.tiers["realtime"].versions == {tower.tower_version: 30}
+
+
+def test_a_build_that_finds_the_disk_full_leaves_room_for_the_next(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = save_tower(settings.data_dir, seed=1)
+    write_live_towers(settings.towers_dir, [tower.tower_version])
+    publish = Releaser(settings)
+    for hour in range(3):
+        publish(cut(settings.data_dir, tower, 30, hour=hour))
+    kept = len(list(settings.snapshots_dir.iterdir()))
+
+    def full(*_: object, **__: object) -> BuildReport:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(releasing, "build_from_snapshots", full)
+    with pytest.raises(OSError, match="No space"):
+        publish(cut(settings.data_dir, tower, 30, hour=3))
+
+    assert len(list(settings.snapshots_dir.iterdir())) == kept
+
+
+@pytest.mark.parametrize("place", ["snapshots", "towers", "releases"])
+def test_what_a_killed_process_left_is_gone_before_the_next_release_is_built(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    tower = save_tower(settings.data_dir, seed=1)
+    write_live_towers(settings.towers_dir, [tower.tower_version])
+    left = settings.data_dir / place / ".staged-left"
+    left.mkdir(parents=True)
+    (left / "vectors.safetensors").write_bytes(b"x")
+    real, was_there = releasing.build_from_snapshots, []
+
+    def looks(*arguments: Any, **named: Any) -> BuildReport:
+        was_there.append(left.exists())
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(releasing, "build_from_snapshots", looks)
+    with staged(settings.data_dir / place) as writing:
+        Releaser(settings)(cut(settings.data_dir, tower, 30))
+        assert writing.is_dir(), "somebody writes into it"
+
+    assert was_there == [False]
+    assert _live(settings).tower_version == tower.tower_version

@@ -19,7 +19,7 @@ from entrypoints.releasing import Releaser
 from entrypoints.rolling_back import roll_back
 from entrypoints.rollover import Times, abort_rollover, finish_rollover, start_rollover
 from entrypoints.rollover_progress import Progress, rollover_progress
-from entrypoints.rollover_record import read_rollover
+from entrypoints.rollover_record import read_rollover, write_rollover
 from entrypoints.settings import Settings
 from entrypoints.store_connection import release_store
 from entrypoints.wiring import cutter_lock, now_ms, serving_parts
@@ -88,6 +88,9 @@ class World:
 
     def abort(self, tower: int = 1) -> list[str]:
         return abort_rollover(self.settings, self.names[tower], self.times)
+
+    def live_is(self, *towers: int) -> None:
+        write_live_towers(self.settings.towers_dir, [self.names[one] for one in towers])
 
     def finish(self, tower: int = 1) -> str:
         return finish_rollover(self.settings, self.names[tower], WISH, self.times)
@@ -337,6 +340,44 @@ def test_a_candidate_that_is_live_is_not_aborted(world: World) -> None:
     assert world.progress().state == "live"
     world.finish()
     assert (world.live, read_rollover(world.settings)) == ([1], None)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_clocks_that_disagree_do_not_decide_whether_a_rollover_is_over(world: World, hours: int) -> None:
+    ahead = Times(lambda: now_ms() + hours * 3_600_000)
+    start_rollover(world.settings, world.names[1], WISH, ahead)
+    world.release(world.cut(1, hour=1))
+    assert (world.live, read_rollover(world.settings)) == ([1], None)
+
+    # The next candidate was live before: that ends nothing, and can be aborted.
+    release_store(world.settings).rollback(actor="ada", reason="recall fell")
+    world.live_is(1, 0)
+    start_rollover(world.settings, world.names[0], WISH, ahead)
+    assert world.progress().state == "under way"
+    world.release(world.cut(0))
+    assert world.live == [1, 0] and read_rollover(world.settings) is not None
+    world.abort(0)
+    assert (world.live, read_rollover(world.settings)) == ([1], None)
+
+
+def test_a_record_without_the_number_of_moves_is_judged_by_the_clock_as_before(world: World) -> None:
+    world.start(1, MANUAL)
+    record = read_rollover(world.settings)
+    assert record is not None and record.moves == 1
+    write_rollover(world.settings, record.model_copy(update={"moves": None}))
+    world.release(world.cut(1, hour=1))
+    store = release_store(world.settings)
+    store.publish(_built(world), actor="bob", reason="by hand, past the rollover")
+    assert world.progress().state == "live"
+
+    write_rollover(world.settings, record.model_copy(update={"moves": None, "started_ms": now_ms() + 60_000}))
+    assert world.progress().state == "ready"
+
+
+def _built(world: World) -> str:
+    """The release that is there and not live."""
+    store = release_store(world.settings)
+    return next(name for name in store.list() if name != store.current())
 
 
 def test_chains_of_rollovers_reach_the_last_tower(world: World) -> None:
@@ -591,7 +632,7 @@ def test_the_cost_counts_from_the_start_and_says_when_a_worker_forgot(world: Wor
 
 
 _KILLED = """
-import os, signal, sys
+import os, shutil, signal, sys
 from pathlib import Path
 from typing import Any
 from entrypoints import rollover, rollover_record
@@ -605,7 +646,7 @@ places = {
     "write_rollover": rollover, "remove_rollover": rollover, "discard_runs": rollover,
     "discard_snapshots": rollover, "discard_releases": rollover, "wait_for_cutters": rollover,
     "close_rollover": rollover, "build_from_snapshots": rollover,
-    "write_atomic": models.live_towers, "append_durably": index.releases,
+    "write_atomic": models.live_towers, "append_durably": index.releases, "rmtree": shutil,
 }
 module = places[target]
 real = getattr(module, target)
@@ -692,3 +733,17 @@ def test_an_abort_that_is_killed_is_given_again_and_leaves_nothing(world: World,
     world.abort()
 
     assert world.listing() == before and world.live == [0]
+
+
+def test_an_abort_that_is_killed_while_it_deletes_a_snapshot_is_given_again_and_leaves_nothing(
+    world: World,
+) -> None:
+    before = world.listing()
+    world.start(1, MANUAL)
+    world.cut(1, hour=1)
+    kill(world, "abort", "rmtree")
+
+    world.abort()
+
+    assert world.listing() == before
+    assert world.cut(1, hour=1).snapshot_id in list_snapshots(world.settings.snapshots_dir)

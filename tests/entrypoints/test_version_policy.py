@@ -81,6 +81,7 @@ def test_a_server_that_tolerates_serves_and_labels_it_down_to_the_recount(data: 
 def test_a_server_that_tolerates_shouts_so_at_start(tmp_path: Path, policy: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SKEWLESS_")}
     environment |= {"SKEWLESS_DATA_DIR": str(tmp_path), "SKEWLESS_HTTP_PORT": "0", "NO_COLOR": "1"}
+    environment["SKEWLESS_DRAIN_SECONDS"] = "0"
     with subprocess.Popen(
         [sys.executable, "-m", "entrypoints.cli", "serve", "--json"],
         stdout=subprocess.PIPE,

@@ -5,17 +5,30 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from benchmarks import fixtures
 from benchmarks.fixtures import HOUR_MS, save_tower
+from features.definitions import registry
 from features.pin_state import STATUS_CODES, empty_records
 from features.tier_slices import in_tier
 from index.snapshots import read_snapshot, write_snapshot
+from models.checkpoint import CheckpointNotes, save_checkpoint
+from models.towers import TowerConfig, fresh_towers
 from schemas.manifests import SnapshotManifest, TowerManifest
 from schemas.tiers import read_tiers
 from schemas.topics import PIN_FEATURES
 
-__all__ = ["HOUR_MS", "cut", "cut_tier", "save_tower"]
+__all__ = ["HOUR_MS", "cut", "cut_tier", "save_hot_tower", "save_tower"]
+
+
+def save_hot_tower(data: Path, seed: int) -> TowerManifest:
+    """A checkpoint whose query half embeds everything as infinity; its Pin half is in order."""
+    model = fresh_towers(registry(), TowerConfig(id_scale=0.02, table_scale=0.3), seed)
+    with torch.no_grad():
+        model.query.log_inverse_temperature.fill_(200.0)
+    notes = CheckpointNotes(registry().content_hash, HOUR_MS - 1, HOUR_MS, seed)
+    return save_checkpoint(data / "towers", model, notes)
 
 
 def cut(data: Path, tower: TowerManifest, pins: int, hour: int = 0, title: str = "Pin") -> SnapshotManifest:

@@ -73,6 +73,24 @@ def test_a_step_of_one_day_touches_the_ends_of_the_windows_only() -> None:
     assert touched_days(None, 100).tolist() == list(range(10, 100))
 
 
+def test_no_day_before_the_epoch_is_touched() -> None:
+    assert touched_days(20, 22).tolist() == [13, 14, 19, 20, 21]
+    assert touched_days(None, 3).tolist() == [0, 1, 2]
+    # Everything that was in a window as of day 1 or later.
+    assert touched_days(1, 200).tolist() == list(range(200))
+
+
+def test_the_first_day_of_a_pin_is_of_either_kind() -> None:
+    buckets = _buckets([(0, VISITS, 5), (0, ENGAGEMENTS, 3), (2, VISITS, 9)])
+    assert buckets.first_day().tolist() == [FIRST_DAY + 3, -1, FIRST_DAY + 9, -1]
+    days = FIRST_DAY + np.array([2, 5, 8, 9])
+    first, last = buckets.added(np.array([2]), np.array([VISITS]), np.array([FIRST_DAY + 8])).first_and_last(
+        days
+    )
+    assert first.tolist() == [FIRST_DAY + 5, -1, FIRST_DAY + 8, -1]
+    assert last.tolist() == [FIRST_DAY + 5, -1, FIRST_DAY + 9, -1]
+
+
 @given(_EVENTS, st.integers(91, 115), st.integers(0, 100))
 def test_every_pin_whose_windows_change_has_a_touched_day(
     events: list[tuple[int, int, int]], before: int, step: int
@@ -81,7 +99,7 @@ def test_every_pin_whose_windows_change_has_a_touched_day(
     # As at the start of the earlier day: what is older was dropped before, later days are kept.
     buckets = _buckets(events).since(first - max(VISIT_WINDOWS_DAYS))
     changed = (buckets.windows(first) != buckets.windows(last)).any(axis=(1, 2))
-    assert (buckets.first_of(touched_days(first, last))[changed] >= 0).all()
+    assert (buckets.first_and_last(touched_days(first, last))[0][changed] >= 0).all()
 
 
 def test_without_pins_there_is_nothing() -> None:

@@ -37,7 +37,6 @@ def _other_transform(records: Any) -> Any:
         {"source": ("bid_micros",)},
         {"buckets": 7},
         {"default": 1.0},
-        {"ttl_seconds": 60},
         {"version": 2},
     ],
     ids=lambda change: next(iter(change)),

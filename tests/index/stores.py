@@ -46,6 +46,10 @@ class Flaky:
         self.trouble("after", operation, key)
         return done
 
+    @property
+    def address(self) -> str:
+        return self.inner.address
+
     def get(self, key: str) -> Content | None:
         return self._around("get", key, lambda: self.inner.get(key))  # type: ignore[return-value]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from index.audit_digests import append_digest, check_digests
+from index.audit_digests import append_digest, check_digests, complete_digests
 from schemas.artefacts import append_durably
 from schemas.errors import Refused
 
@@ -51,3 +51,16 @@ def test_a_trail_of_before_there_were_digests_gets_them_with_its_next_line(tmp_p
     check_digests(path, [b"old", b"new"], unfinished=0)
     with pytest.raises(Refused):
         check_digests(path, [b"Old", b"new"], unfinished=0)
+
+
+def test_a_digest_that_a_crash_prevented_is_put_down_and_one_that_differs_is_left(tmp_path: Path) -> None:
+    path = _trail(tmp_path, [b"one"])
+    append_durably(path, b"two")
+    complete_digests(path)
+    complete_digests(path)
+    check_digests(path, [b"one", b"two"], unfinished=0)
+
+    path.write_bytes(b"One\ntwo\nthree\n")
+    complete_digests(path)
+    with pytest.raises(Refused, match="line 1"):
+        check_digests(path, [b"One", b"two", b"three"], unfinished=1)

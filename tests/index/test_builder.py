@@ -10,7 +10,7 @@ from index.builder import FLAT_UP_TO_ROWS, BuildPolicy, build_release, kind_for,
 from index.contents import FILES
 from index.loading import load_index
 from index.release_contract import Releases
-from index.snapshots import retain_snapshots
+from index.snapshot_retention import retain_snapshots
 from index.vector_index import ExactIndex
 from schemas.errors import Refused
 from schemas.manifests import Calibration

@@ -139,7 +139,7 @@ def test_beyond_the_bound_vectors_stay_out_and_attributes_act() -> None:
     assert overlay(segment) == {1: 0.75}
     assert bids(segment) == {1: 12, 2: 21, 3: 30}
     assert segment.counts.deleted == 1
-    assert (segment.counts.refused, segment.counts.waiting) == (3, 1)
+    assert (segment.counts.refused, segment.counts.waiting) == (2, 1)
 
 
 def test_what_no_release_needs_is_forgotten() -> None:
@@ -150,6 +150,28 @@ def test_what_no_release_needs_is_forgotten() -> None:
     assert len(build_segment(fold, newer, DIMENSION)) == 0
     fold.forget([newer])
     assert len(fold.attributes()) == 0
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_deleted_pins_take_no_room_from_others(together: bool) -> None:
+    gone, more, comes = (
+        Row(1, 6, 11, status="deleted"),
+        Row(2, 7, 21, status="deleted"),
+        Row(7, 8, 70, value=0.5),
+    )
+    fold = fold_of(Row(1, 5, 10), max_vectors=1)
+    for rows in [[gone, more, comes]] if together else [[gone], [more], [comes]]:
+        fold.apply(batch(*rows))
+    segment = build_segment(fold, base_of(Row(1, 1, 10), Row(2, 1, 20)), DIMENSION)
+    assert overlay(segment) == {7: 0.5}
+    assert (segment.counts.deleted, segment.counts.refused) == (2, 0)
+
+
+def test_a_delete_that_comes_late_takes_nobodys_room() -> None:
+    fold = fold_of(Row(1, 7, 11, value=0.25), max_vectors=1)
+    fold.apply(batch(Row(1, 6, 11, status="deleted"), Row(7, 8, 70, value=0.5)))
+    segment = build_segment(fold, base_of(Row(1, 1, 10)), DIMENSION)
+    assert (overlay(segment), segment.counts.refused) == ({1: 0.25}, 1)
 
 
 def test_an_overlay_of_two_versions_is_refused() -> None:

@@ -1,11 +1,14 @@
 """Directories of releases on one machine: which go, and what killed builds leave."""
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
 from index.local_copies import ABANDONED_SECONDS, LocalCopies, sweep_staged
+from schemas.artefacts import staged
 from schemas.errors import Refused
 from tests.index.builders import Workshop, rows_of
 
@@ -41,7 +44,23 @@ def test_only_the_named_copies_count_and_go_oldest_first(tmp_path: Path) -> None
     assert sorted(copies.ids()) == [ids[2], ids[3]]
 
 
-def test_only_what_no_build_has_touched_for_a_day_is_swept(tmp_path: Path) -> None:
+def test_what_a_killed_build_left_is_swept_and_a_build_that_goes_on_is_not(tmp_path: Path) -> None:
+    left = tmp_path / ".staged-left"
+    left.mkdir()
+    (left / "vectors.safetensors").write_bytes(b"x")
+    now_ms = int(left.stat().st_mtime * 1000)
+    with staged(tmp_path) as held:
+        sweep_staged(tmp_path, now_ms)
+        assert list(tmp_path.iterdir()) == [held]
+
+
+def test_only_what_no_process_has_touched_for_a_day_is_swept_where_nothing_can_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.EBADF, "a network file system")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     old, new = tmp_path / ".staged-old", tmp_path / ".staged-new"
     for directory, changed in ((old, 0.0), (new, 10.0)):
         directory.mkdir()

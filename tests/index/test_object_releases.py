@@ -10,7 +10,7 @@ from benchmarks.fixtures import save_tower
 from index.contents import read_release
 from index.loading import load_index
 from index.object_releases import ObjectReleases
-from index.object_store import Objects, memory_objects
+from index.object_store import Objects, S3Location, memory_objects, s3_objects
 from schemas.artefacts import READY
 from schemas.errors import Refused, RetryableError
 from tests.index.builders import INPUTS, REGISTRY, rows_of
@@ -470,6 +470,30 @@ def test_moves_of_the_trail_are_fetched_once(workshop: StoreWorkshop, tmp_path: 
     flaky.calls.clear()
     assert len(workshop.elsewhere(tmp_path / "reader", flaky).audit()) == 5
     assert flaky.calls == [("get", "CURRENT")]
-    cached = reader.root / ".moves" / "000000000003.json"
+    (cached,) = (reader.root / ".moves").glob("*/000000000003.json")
     cached.write_bytes(cached.read_bytes()[:-9])
     assert len(reader.audit()) == 5  # a damaged copy is no reason to refuse
+
+
+def test_what_is_kept_of_one_store_is_not_taken_for_anothers(tmp_path: Path) -> None:
+    first = StoreWorkshop(tmp_path / "data", objects=memory_objects("s3://one"))
+    releases = [first.published(rows_of(10, seed=hour), hour).release_id for hour in (1, 2)]
+    assert ids_of(first.releases) and len(first.releases.audit()) == 2
+
+    second = first.elsewhere(tmp_path / "data", memory_objects("s3://two"))
+    assert second.last_seen() is None
+    second.publish(releases[1], actor="a", reason="moved to another bucket")
+
+    assert [move.release_id for move in second.audit()] == [releases[1]]
+    with pytest.raises(Refused, match="no_predecessor"):
+        second.rollback(actor="a", reason="r")
+    assert [move.release_id for move in first.elsewhere(tmp_path / "data").audit()] == releases
+
+
+def test_a_bucket_of_another_endpoint_is_another_store() -> None:
+    addresses = {
+        s3_objects(S3Location(bucket, "prefix", endpoint)).address
+        for bucket in ("one", "two")
+        for endpoint in ("", "https://minio:9000", "https://other:9000", "https://other:9000/")
+    }
+    assert len(addresses) == 6

@@ -11,6 +11,7 @@ import pytest
 import schemas.artefacts
 from benchmarks.commit_crashes import fail_each_step, replay_crashes
 from benchmarks.commit_damages import damage_all
+from benchmarks.commit_full_disk import fill_at_each_write
 from benchmarks.commit_kills import kill_at_random
 from benchmarks.commit_races import race_of_processes
 from benchmarks.commit_world import CommitWorld
@@ -32,6 +33,12 @@ def test_a_step_that_fails_or_says_so_wrongly_leaves_no_dangling_pointer_and_del
 ) -> None:
     result = fail_each_step(tmp_path)
     assert result.tried >= 40  # each was a publication of its own
+    assert result.wrong == ()
+
+
+def test_a_disk_that_is_full_is_named_shows_nothing_half_written_and_moves_nothing(tmp_path: Path) -> None:
+    result = fill_at_each_write(tmp_path)
+    assert result.tried >= 20  # each was a publication of its own
     assert result.wrong == ()
 
 

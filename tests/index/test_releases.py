@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+import index.releases
 from index.contents import read_release
 from index.releases import AUDIT, CURRENT, ReleaseStore
+from schemas.artefacts import staged
 from schemas.errors import Refused
 from tests.index.builders import OTHER_REGISTRY, REGISTRY, TOWER_A, Workshop, reseal, rows_of, unshare
 
@@ -89,6 +91,27 @@ def test_a_crash_after_the_line_and_before_the_move_leaves_no_trace(workshop: Wo
     assert workshop.releases.rollback(actor="a", reason="r").release_id == first
     workshop.releases.publish(third, actor="a", reason="r")
     assert [move.release_id for move in workshop.releases.audit()] == [first, second, first, third]
+
+
+def test_moves_that_are_interrupted_one_after_the_other_leave_a_trail_to_go_on_with(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = _three(workshop)
+    late = [workshop.build(rows_of(10, seed=hour), hour).release_id for hour in (4, 5)]
+
+    def full(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index.releases, "append_digest", full)
+        for release_id in [*late, *late]:
+            with pytest.raises(OSError, match="no space"):
+                workshop.releases.publish(release_id, actor="a", reason="r")
+            assert [move.release_id for move in workshop.releases.audit()] == [first, second, third]
+
+    assert workshop.releases.rollback(actor="a", reason="r").release_id == second
+    workshop.releases.publish(late[1], actor="a", reason="r")
+    assert [move.release_id for move in workshop.releases.audit()] == [first, second, third, second, late[1]]
 
 
 def test_a_line_cut_short_by_a_crash_is_dropped(workshop: Workshop) -> None:
@@ -173,11 +196,12 @@ def test_retaining_leaves_alone_what_others_are_writing_and_clears_what_was_half
 ) -> None:
     store = workshop.releases
     store.root.mkdir(parents=True)
-    for name in (".staged-other", "unfinished", ".deleting-old"):
+    for name in (".staged-killed", "unfinished", ".deleting-old"):
         (store.root / name).mkdir()
         (store.root / name / "vectors.safetensors").write_bytes(b"x")
-    assert store.retain(0) == []
-    assert sorted(path.name for path in store.root.iterdir()) == [".lock", ".staged-other", "unfinished"]
+    with staged(store.root) as other:
+        assert store.retain(0) == []
+        assert sorted(path.name for path in store.root.iterdir()) == [".lock", other.name, "unfinished"]
 
 
 def test_a_release_does_not_share_its_manifest_with_the_snapshot(workshop: Workshop) -> None:

@@ -1,8 +1,5 @@
 """The same rows give the same bytes and the same id, and come back as they were."""
 
-import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,20 +7,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import snapshots
 from index.row_files import ATTRIBUTES_FILE, VECTORS, SnapshotRows
 from index.snapshots import (
-    delete_snapshot,
     hour_name,
     list_snapshots,
     newest_of_tiers,
     read_snapshot,
-    retain_snapshots,
+    readable_snapshots,
     snapshot_manifest,
 )
-from schemas.artefacts import READY
 from schemas.errors import Refused
-from schemas.manifests import SnapshotManifest
 from tests.index.builders import FIRST_HOUR_MS, TOWER_A, TOWER_B, Workshop, rows_of
 
 
@@ -154,88 +147,6 @@ def test_hours_are_named_in_utc_and_sort_as_they_come() -> None:
     assert hour_name(FIRST_HOUR_MS) < hour_name(FIRST_HOUR_MS + 3_600_000) == "20180101T00Z"
 
 
-def test_retention_keeps_the_newest_of_each_tower_version_and_leaves_other_tiers_alone(
-    tmp_path: Path,
-) -> None:
-    workshop = Workshop(tmp_path)
-    cuts = [
-        workshop.cut(rows_of(20 + hour, versions=(version,)), hour=hour)
-        for hour in range(3)
-        for version in (TOWER_A, TOWER_B)
-    ]
-
-    deleted = retain_snapshots(workshop.snapshots, cuts[0].tier, 2)
-
-    assert sorted(deleted) == sorted(cut.snapshot_id for cut in cuts[:2])
-    assert list_snapshots(workshop.snapshots) == sorted(cut.snapshot_id for cut in cuts[2:])
-    assert retain_snapshots(workshop.snapshots, "another-tier", 1) == []
-
-
-def test_two_that_clean_up_at_once_share_the_work_and_neither_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workshop = Workshop(tmp_path)
-    cuts = [workshop.cut(rows_of(20 + hour), hour).snapshot_id for hour in range(6)]
-    answers: list[list[str]] = [[], []]
-    listed = threading.Barrier(2, timeout=30)
-    real = snapshots._readable
-
-    def listed_by_both(root: Path) -> list[SnapshotManifest]:
-        found = real(root)
-        listed.wait()
-        return found
-
-    monkeypatch.setattr(snapshots, "_readable", listed_by_both)
-
-    def clean_up(number: int) -> None:
-        answers[number] = retain_snapshots(workshop.snapshots, "realtime", 1)
-
-    with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(clean_up, number) for number in range(2)]:
-            done.result()
-    assert sorted(answers[0] + answers[1]) == cuts[:-1], "each was deleted by one of them"
-    assert [path.name for path in workshop.snapshots.iterdir()] == cuts[-1:]
-
-
-def test_a_snapshot_that_others_delete_at_the_same_time_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workshop = Workshop(tmp_path)
-    snapshot = workshop.cut(rows_of(20)).snapshot_id
-    real = shutil.rmtree
-
-    def rival_first(path: Path) -> None:
-        if (path / VECTORS).is_file():
-            (path / VECTORS).unlink()
-            raise FileNotFoundError(path / VECTORS)
-        real(path)
-
-    monkeypatch.setattr(shutil, "rmtree", rival_first)
-    assert delete_snapshot(workshop.snapshots, snapshot)
-    assert not (workshop.snapshots / snapshot).exists()
-    assert not delete_snapshot(workshop.snapshots, snapshot)
-
-
-def test_what_a_deletion_that_died_left_is_deleted(tmp_path: Path) -> None:
-    workshop = Workshop(tmp_path)
-    snapshot = workshop.cut(rows_of(20)).snapshot_id
-    (workshop.snapshots / snapshot / READY).unlink()
-    assert not delete_snapshot(workshop.snapshots, snapshot)
-    assert not (workshop.snapshots / snapshot).exists()
-
-
-def test_of_older_snapshots_the_last_of_each_day_is_kept_for_some_days(tmp_path: Path) -> None:
-    workshop = Workshop(tmp_path)
-    # The first hour is 23:00, so hours 1 to 24 are the day after it.
-    cuts = {hour: workshop.cut(rows_of(20 + hour), hour) for hour in (0, 1, 5, 24, 25, 30, 49, 50)}
-
-    retain_snapshots(workshop.snapshots, "realtime", 2, days=2)
-
-    kept = {hour for hour, one in cuts.items() if one.snapshot_id in list_snapshots(workshop.snapshots)}
-    assert kept == {49, 50, 30}
-    assert retain_snapshots(workshop.snapshots, "realtime", 2, days=2) == []
-
-
 def test_the_newest_snapshot_of_each_tier_is_found_by_tower_version(tmp_path: Path) -> None:
     workshop = Workshop(tmp_path)
     workshop.cut(rows_of(20), 1)
@@ -260,7 +171,7 @@ def test_a_damaged_manifest_hides_no_other_snapshot(tmp_path: Path) -> None:
     damaged = workshop.cut(rows_of(21), 2)
     (workshop.snapshots / damaged.snapshot_id / "manifest.json").write_bytes(b"{}")
     assert newest_of_tiers(workshop.snapshots, TOWER_A) == {"realtime": good}
-    assert retain_snapshots(workshop.snapshots, "realtime", 1) == []
+    assert readable_snapshots(workshop.snapshots) == [good]
 
 
 def test_a_file_of_a_snapshot_can_be_read_by_another_user(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from features.pin_state import empty_records
 from features.registry import Entity
 from features.user_state import contexts, empty_users
 from models.checkpoint import CheckpointNotes, save_checkpoint
-from models.predictor import PinTower, QueryTower, embed_queries
-from models.towers import TowerConfig, fresh_towers
-from schemas.errors import Refused
+from models.inputs import PinBatch
+from models.predictor import CHUNK, PinTower, QueryTower, embed_pins, embed_queries
+from models.towers import TowerConfig, TwoTower, fresh_towers
+from schemas.errors import Refused, RetryableError
 from schemas.manifests import Calibration
 from tests.features.examples import random_records
 
@@ -66,6 +67,50 @@ def test_the_input_mask_names_the_inputs_that_were_there(pins: PinTower) -> None
     mask = int(pins.embed(records).input_mask[0])
     named = {name for bit, name in enumerate(pins.inputs) if mask >> bit & 1}
     assert named == {"pin_id", "price"}
+
+
+class _SmallDevice:
+    """A model on a device that has memory for so many Pins at a time."""
+
+    def __init__(self, model: TwoTower, most: int) -> None:
+        self._whole, self._most = model.embed_pins, most
+        self.tried: list[int] = []
+        model.embed_pins = self._embed_pins  # type: ignore[method-assign]
+
+    def _embed_pins(self, batch: PinBatch) -> torch.Tensor:
+        self.tried.append(len(batch.ids))
+        if len(batch.ids) > self._most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the manual.")
+        return self._whole(batch)
+
+
+@pytest.mark.parametrize("most", [1, 3, 700])
+def test_what_a_device_has_no_memory_for_is_embedded_in_parts(most: int) -> None:
+    model = fresh_towers(registry(), TowerConfig(dimension=16, hidden=32), seed=0)
+    count = 20 if most < 10 else CHUNK + 100
+    records = random_records(Entity.PIN, count)
+    mask = np.where(np.arange(count) % 2, -1, 1)
+    together = embed_pins(model, records, served_mask=mask)
+    device = _SmallDevice(model, most)
+    apart = embed_pins(model, records, served_mask=mask)
+    assert max(device.tried) > most
+    assert np.abs(apart.vectors - together.vectors).max() <= ROUNDING
+    assert (apart.input_mask == together.input_mask).all()
+    # Once it knows what fits it does not try more again: no forward of a half that was seen to fail.
+    first_fit = next(n for n, tried in enumerate(device.tried) if tried <= most)
+    assert most < 10 or len(device.tried) <= first_fit + -(-CHUNK // (most // 2)) + 1
+
+
+def test_a_device_without_memory_for_one_pin_is_trouble_that_may_pass_and_no_fault_of_the_pin() -> None:
+    model = fresh_towers(registry(), TowerConfig(dimension=16, hidden=32), seed=0)
+    device = _SmallDevice(model, 0)
+    with pytest.raises(RetryableError) as trouble:
+        embed_pins(model, random_records(Entity.PIN, 5))
+    assert device.tried == [5, 3, 2, 1]
+    assert str(trouble.value) == (
+        "cpu has no memory to embed a single Pin (CUDA out of memory. Tried to allocate 2.00 GiB.): "
+        "free some, or embed elsewhere (SKEWLESS_DEVICE=cpu)"
+    )
 
 
 def test_no_pins_and_no_queries_give_no_vectors(pins: PinTower, queries: QueryTower) -> None:

@@ -1,7 +1,12 @@
 """An artefact appears whole or not at all, and any later change to it is seen."""
 
+import errno
+import fcntl
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +19,11 @@ from schemas.artefacts import (
     append_durably,
     file_entry,
     manifest_bytes,
+    naming,
     publish_directory,
     read_manifest,
+    staged,
+    sweep_unheld,
     verify_files,
     write_atomic,
     write_manifest,
@@ -209,3 +217,60 @@ def test_one_that_is_deleted_while_its_manifest_is_read_is_not_ready(
     monkeypatch.setattr(Path, "read_bytes", gone_by_then)
     with pytest.raises(Refused, match="not_ready"):
         read_manifest(tmp_path / "note", Note)
+
+
+def test_only_what_a_writer_holds_is_left_by_a_sweep(tmp_path: Path) -> None:
+    script = (
+        "import os, signal; from pathlib import Path; from schemas.artefacts import staged\n"
+        f"with staged(Path({str(tmp_path)!r})) as directory:\n"
+        "    (directory / 'data').write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parents[2])
+    assert killed.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 1
+
+    def write(directory: Path) -> None:
+        sweep_unheld(tmp_path)
+        assert list(tmp_path.iterdir()) == [directory]
+        write_manifest(directory, Note(text="hello", files=[]))
+
+    publish_directory(tmp_path / "note", write)
+    sweep_unheld(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]
+    assert read_manifest(tmp_path / "note", Note).text == "hello"
+
+
+def test_a_directory_that_a_sweep_took_before_it_was_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    real = fcntl.flock
+
+    def swept_first(handle: int, operation: int) -> None:
+        if not taken:
+            taken.extend(path.name for path in tmp_path.iterdir())
+            sweep_unheld(tmp_path)
+        real(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", swept_first)
+    with staged(tmp_path) as directory:
+        assert [path.name for path in tmp_path.iterdir()] == [directory.name] != taken
+    assert len(taken) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_the_disk_names_the_file_and_another_error_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as full, naming(tmp_path / "vectors"):
+        Path("/dev/full").write_bytes(b"x")
+    assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(tmp_path / "vectors"))
+    library = RuntimeError("write error in vectors: 983 != 5000 (No space left on device)")
+    with pytest.raises(OSError, match="vectors") as full, naming(tmp_path / "vectors", RuntimeError):
+        raise library
+    assert full.value.errno == errno.ENOSPC
+    with pytest.raises(RuntimeError, match="983"), naming(tmp_path / "vectors"):
+        raise library
+    with pytest.raises(RuntimeError, match="a bug"), naming(tmp_path / "vectors", RuntimeError):
+        raise RuntimeError("a bug")
+    with pytest.raises(FileNotFoundError) as absent, naming(tmp_path / "vectors"):
+        (tmp_path / "absent").read_bytes()
+    assert absent.value.filename == str(tmp_path / "absent")

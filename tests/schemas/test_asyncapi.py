@@ -104,7 +104,10 @@ def test_a_real_message_fits_the_payload_of_its_channel(path: Path) -> None:
 def test_every_message_says_its_key_and_what_it_is() -> None:
     for topic in TOPICS.values():
         message = DOCUMENT["components"]["messages"][topic.value.__name__]
-        assert message["bindings"]["kafka"]["key"]["description"] == f"{topic.key}, as ASCII text"
+        assert (
+            message["bindings"]["kafka"]["key"]["description"]
+            == f"{topic.key}, as ASCII text; hashed with murmur2"
+        )
         assert message["summary"] and message["contentType"] == "application/json"
 
 
@@ -134,12 +137,52 @@ def test_what_nobody_here_sends_comes_from_other_teams() -> None:
     assert set(TOPICS) - sent == {"pin.changed.v1", "visit.observed.v1", "engagement.observed.v1"}
 
 
-def test_the_letters_headers_are_those_that_are_written() -> None:
+def test_what_ship_cannot_send_goes_to_the_dead_letters_of_its_topics() -> None:
+    assert {name for name in DOCUMENT["operations"] if name.startswith("ship.send.")} == {
+        "ship.send.ranking.logged.v1",
+        "ship.send.ranking.logged.v1.dlq",
+        "ship.send.release.published.v1",
+        "ship.send.release.published.v1.dlq",
+    }
+
+
+def _written_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """Names of all headers that are put on a letter, on its mark, and on the message that is put back."""
     from schemas.errors import DeadLetterReason  # noqa: PLC0415
-    from streams.dead_letters import letter_headers  # noqa: PLC0415
+    from streams.dead_letters import CUT, letter_headers  # noqa: PLC0415
+    from streams.kafka import KafkaSettings  # noqa: PLC0415
+    from streams.letter_replay import KafkaSender  # noqa: PLC0415
+    from streams.letters import parse_letter  # noqa: PLC0415
     from streams.sources import DeadLetter  # noqa: PLC0415
+    from streams.topic_reader import Record  # noqa: PLC0415
 
     letter = DeadLetter("pin.changed.v1", 0, 0, 0, 0, b"", b"", DeadLetterReason.DECODE_ERROR, "x", "v")
-    written = {name for name, _ in letter_headers(letter, "worker-0", None)}
+    headers = letter_headers(letter, "worker-0", None)
+    sent = list(headers)
+    monkeypatch.setattr(KafkaSender, "_send", lambda _, *arguments: sent.extend(arguments[3]))
+    lying = parse_letter(Record("pin.changed.v1.dlq", 0, 0, 0, b"", b"", headers))
+    sender = KafkaSender(KafkaSettings())
+    sender.put_back(lying, 1)
+    sender.mark(lying)
+    yield CUT
+    yield from (name for name, _ in sent)
+    yield from _shipped_headers(tmp_path)
 
-    assert written <= set(DOCUMENT["components"]["schemas"]["DeadLetterHeaders"]["properties"])
+
+def _shipped_headers(root: Path) -> Iterator[str]:
+    from tests.streams.test_shipping import World  # noqa: PLC0415
+
+    world = World(root)
+    world.log(tail=b"{\n")
+    world.shipper().ship_once()
+    for headers in world.sender.headers:
+        yield from headers
+
+
+def test_the_letters_headers_are_those_that_are_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written = set(_written_headers(monkeypatch, tmp_path))
+
+    assert written >= {"x-dlq-reason", "x-dlq-file", "x-dlq-replayed", "x-dlq-place", "x-dlq-attempts"}
+    assert written == set(DOCUMENT["components"]["schemas"]["DeadLetterHeaders"]["properties"])

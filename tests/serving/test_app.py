@@ -1,17 +1,20 @@
 """The HTTP interface: answers, problems with hints, and nothing that makes it fail."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import httpx
 import orjson
 import pytest
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Message
 
 from schemas.ranking import Problem, RankResponse
 from serving.app import create_app
 from serving.body_limit import MAX_BODY_BYTES
 from serving.live_release import Assembly
+from serving.local_inventory import LocalInventory
 from serving.parts import ServingParts
 
 from .fakes import fake_index, live, pins, version
@@ -36,6 +39,25 @@ class Caller:
     def close(self) -> None:
         self._runner.run(self._client.aclose())
         self._runner.close()
+
+
+async def send_half(app: ASGIApp, path: str) -> list[Message]:
+    """What is sent to a caller that goes away in the middle of its body."""
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+    coming: list[Message] = [
+        {"type": "http.request", "body": b'{"user', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return coming.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent
 
 
 @pytest.fixture
@@ -86,6 +108,13 @@ def test_health_follows_the_release(call: Caller) -> None:
     assert call("GET", "/healthz").json()["live"] is True
 
 
+def test_a_server_that_drains_is_not_ready_lives_and_answers(call: Caller, parts: ServingParts) -> None:
+    parts.draining.begin()
+    assert problem(call("GET", "/v2/health/ready"), 503).type == "urn:skewless:problem:draining"
+    assert call("GET", "/v2/health/live").json() == {"live": True, "ready": False, "release_id": None}
+    assert call.rank(user_id=1).status_code == 200
+
+
 def test_a_wrong_field_is_named_with_a_hint(call: Caller) -> None:
     found = problem(call.rank(slots=0, colour="red"), 422)
     assert {error["field"] for error in found.errors or []} == {"slots", "colour"}
@@ -107,6 +136,13 @@ def test_what_is_not_there_is_a_problem_too(call: Caller, method: str, path: str
 def test_405_says_what_is_allowed(call: Caller) -> None:
     assert call("DELETE", "/v1/rank").headers["allow"] == "POST"
     assert call("DELETE", "/v1/status").headers["allow"] == "GET"
+
+
+def test_a_caller_that_goes_away_in_the_middle_of_its_body_is_no_bug(
+    call: Caller, parts: ServingParts
+) -> None:
+    assert asyncio.run(send_half(create_app(parts), "/v1/rank")) == []
+    assert 'skewless_rank_requests_total{outcome="invalid"} 1.0' in call("GET", "/metrics").text
 
 
 def test_only_json_is_read(call: Caller) -> None:
@@ -156,6 +192,33 @@ def test_an_explanation_shows_the_funnel_and_the_fate_of_a_pin(call: Caller) -> 
     assert fates[103]["figures"]["utility_micros"] < fates[103]["figures"]["cut_off_utility_micros"]
 
 
+def test_an_explanation_that_takes_long_keeps_nobody_waiting(
+    call: Caller, parts: ServingParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call.rank(request_id="first")
+    begun, go_on = threading.Event(), threading.Event()
+    in_time: list[bool] = []
+
+    def takes_long(*_: object) -> None:
+        begun.set()
+        in_time.append(go_on.wait(5.0))
+
+    monkeypatch.setattr(LocalInventory, "standing", takes_long)
+
+    async def both() -> tuple[httpx.Response, httpx.Response]:
+        transport = httpx.ASGITransport(create_app(parts))
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            explained = asyncio.create_task(client.get("/v1/explain/first"))
+            await asyncio.to_thread(begun.wait, 10.0)
+            ranked = await client.post("/v1/rank", json={})
+            go_on.set()
+            return ranked, await explained
+
+    ranked, explained = asyncio.run(both())
+    assert (ranked.status_code, explained.status_code) == (200, 200)
+    assert all(in_time)
+
+
 def test_an_unknown_request_has_no_explanation(call: Caller) -> None:
     assert problem(call("GET", "/v1/explain/never"), 404).type == "urn:skewless:problem:unknown-request"
 
@@ -181,6 +244,18 @@ def test_metrics_count_what_happened(call: Caller) -> None:
         'skewless_mixed_version_pairs_total{version_policy="enforce"} 0.0',
     ):
         assert line in text
+
+
+def test_one_scrape_runs_at_a_time(
+    call: Caller, parts: ServingParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        type(parts.config.telemetry),
+        "exposition",
+        lambda *_: (str(parts._scraping.locked()).encode(), "text/plain"),
+    )
+    assert call("GET", "/metrics").text == "True"
+    assert not parts._scraping.locked()
 
 
 def test_status_holds_what_the_console_shows(call: Caller) -> None:

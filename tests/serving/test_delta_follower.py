@@ -1,5 +1,6 @@
 """What reaches a ranking request between two releases, and what happens to it when releases change."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from features.pin_state import STATUS_CODES
 from index.delta_fold import NO_VERSION, DeltaFold
-from schemas.errors import RetryableError
+from schemas.errors import Refused, RetryableError
 from schemas.manifests import Offsets
 from schemas.ranking import RankRequest
 from serving.answers import log_of, response_of
@@ -122,6 +123,34 @@ def test_a_new_pin_is_servable_before_the_next_release(room: Room) -> None:
     assert room.shown_pins() == {100, 101, 107}
     assert room.servable == [([107], [0.0])]
     assert (room.status("overlay"), room.status("new")) == (1, 1)
+
+
+def test_what_comes_after_newer_rows_of_another_partition_becomes_servable_too(
+    room: Room, clock: FakeClock
+) -> None:
+    room.serve("r1", room.feed.ends(), pins(2))
+    room.feed.put(pins(8, changed_offset=1, ingested_at_ms=NOON_MS + 5_000)[7:], 0.5, TOWER)
+    room.follower.turn()
+    clock.now += 20_000
+    room.feed.put(pins(7, changed_offset=1, ingested_at_ms=NOON_MS + 1_000)[6:], 0.5, TOWER)
+    room.follower.turn()
+    room.change(0)
+    assert room.servable == [([107], [0.0]), ([106], [19.0]), ([100], [19.999])]
+
+
+def test_what_lies_over_the_first_release_was_not_waited_for(room: Room, clock: FakeClock) -> None:
+    offsets = room.feed.ends()
+    room.feed.put(pins(8, changed_offset=1, ingested_at_ms=NOON_MS)[7:], 0.5, TOWER)
+    clock.now += 3_000_000
+    room.serve("r1", offsets, pins(2))
+    assert room.shown_pins() == {100, 101, 107}
+    assert room.servable == []
+    # A rollback shows again what was shown before.
+    room.serve("r2", room.feed.ends(), pins(8, changed_offset=1)[[0, 1, 7]])
+    room.serve("r1", offsets, pins(2))
+    assert room.servable == []
+    room.change(5)
+    assert [pins_shown for pins_shown, _ in room.servable] == [[105]]
 
 
 @pytest.mark.parametrize("status", ["paused", "deleted"])
@@ -258,13 +287,22 @@ def test_beyond_the_bound_a_new_pin_waits_and_a_delete_acts(
     room.change(6)
     room.change(0, status=STATUS_CODES["deleted"])
     assert room.shown_pins() == {101, 102, 105}
-    assert (room.status("refused"), room.status("waiting"), room.shown[-1].capacity_rows) == (2, 1, 1)
+    assert (room.status("refused"), room.status("waiting"), room.shown[-1].capacity_rows) == (1, 1, 1)
     # The next release holds Pin 105. What found no room is read again once the old release is gone.
     room.serve("r2", offsets, pins(6, changed_offset=1)[[0, 1, 2, 5]])
     for _ in range(2):
         room.follower.turn()
     assert room.shown_pins() == {101, 102, 105, 106}
-    assert (room.status("overlay"), room.status("refused")) == (1, 1)
+    assert (room.status("overlay"), room.status("refused")) == (1, 0)
+
+
+def test_a_release_that_is_closed_is_held_by_nobody(room: Room) -> None:
+    """Its query tower and its rows would else be in memory until the release after the next one."""
+    tower = weakref.ref(room.serve("r1", room.feed.ends(), pins(2)).query_tower)
+    room.change(5)
+    room.serve("r2", room.feed.ends(), pins(2))
+    room.parts.watcher.check()
+    assert tower() is None
 
 
 def test_messages_that_retention_took_are_counted(room: Room) -> None:
@@ -306,6 +344,43 @@ def test_whatever_breaks_the_server_answers_and_status_says_what(
     room.follower.turn()
     assert room.shown_pins() == {100, 101}
     assert room.status("error") == "ZeroDivisionError: of a kind that nobody thought of"
+
+
+def test_the_lag_grows_while_there_is_no_connection(
+    parts: ServingParts, assembly: Assembly, clock: FakeClock
+) -> None:
+    room = Room(parts, assembly, clock)
+
+    def refuses() -> FakeFeed:
+        raise Refused("kafka_plaintext", "SSL", "PLAINTEXT", "Set it.")
+
+    room.follower._connect = refuses
+    clock.now += 30_000
+    room.serve("r1", {}, pins(2))
+    clock.now += 60_000
+    room.follower.turn()
+    assert (room.shown[-1].caught_up_at_ms, room.status("lag_seconds")) == (NOON_MS, 90.0)
+    room.follower._connect = lambda: room.feed
+    room.follower.turn()
+    assert room.status("lag_seconds") == 0.0
+
+
+def test_what_is_folded_and_not_shown_is_lag(
+    room: Room, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = room.serve("r1", room.feed.ends(), pins(2))
+
+    def breaks(*_: object) -> None:
+        raise Refused("not_finite", "finite embeddings", "NaN", "Look at the worker.")
+
+    clock.now += 60_000
+    with monkeypatch.context() as broken:
+        broken.setattr(release.shelf, "refresh", breaks)
+        room.change(5)
+        assert room.status("lag_events") == 0
+        assert room.status("lag_seconds") == 60.0
+    room.follower.turn()
+    assert (room.shown_pins(), room.status("lag_seconds")) == ({100, 101, 105}, 0.0)
 
 
 def test_what_was_read_and_not_folded_comes_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,3 +93,14 @@ def test_a_new_release_starts_from_what_the_ledger_says() -> None:
     ledger.charge(today, [Charge(101, 2, 9_990_001), Charge(102, 3, 9_990_000)], today=today)
     mask = Eligibility(pins(4), RESERVE, ledger).mask(1, NOON_MS)
     assert mask.codes.tolist() == [0, Rule.BUDGET_EXHAUSTED, 0, 0]
+
+
+def test_the_rule_of_one_row_is_that_of_the_mask_and_makes_none() -> None:
+    ledger = SpendLedger()
+    today = ledger.day_of(NOON_MS)
+    ledger.charge(today, [Charge(101, 2, 9_990_001), Charge(102, 3, 9_990_000)], today=today)
+    eligibility = Eligibility(pins(5, status=[1, 1, 1, 2, 1]), RESERVE, ledger)
+    alone = [eligibility.rule(row, 1, NOON_MS) for row in range(5)]
+    assert not eligibility._masks
+    assert alone == eligibility.mask(1, NOON_MS).codes.tolist()
+    assert alone == [Rule.ELIGIBLE, Rule.BUDGET_EXHAUSTED, Rule.ELIGIBLE, Rule.STATUS, Rule.ELIGIBLE]

@@ -44,7 +44,9 @@ def lay_over(release: LiveRelease, *batches: EmbeddedBatch, max_vectors: int = 1
     fold.keep({TOWER: DIMENSION})
     for one in batches:
         fold.apply(one)
-    release.shelf.refresh(build_segment(fold, release.shelf.base(), DIMENSION))
+    base = release.shelf.base()
+    assert base is not None
+    release.shelf.refresh(build_segment(fold, base, DIMENSION))
     view = release.inventory()
     assert isinstance(view, FreshInventory)
     return view
@@ -131,7 +133,9 @@ def test_a_view_that_was_taken_does_not_change(assembly: Assembly) -> None:
 def test_a_closed_release_is_not_refreshed(assembly: Assembly) -> None:
     release = live(fake_index("r1", TOWER, pins(3)), assembly)
     base = release.shelf.base()
+    assert base is not None
     release.close()
+    assert release.shelf.base() is None
     release.shelf.refresh(build_segment(DeltaFold(1), base, DIMENSION))
     assert release.inventory() is release.local
 
@@ -185,7 +189,9 @@ def test_it_answers_as_a_rebuilt_release(
         fold.apply(changes(state[pin : pin + 1], [dot / 4], tower=tower))
         if tower == TOWER:
             dots[pin], known[pin] = dot / 4, True
-    base.shelf.refresh(build_segment(fold, base.shelf.base(), DIMENSION))
+    of_base = base.shelf.base()
+    assert of_base is not None
+    base.shelf.refresh(build_segment(fold, of_base, DIMENSION))
     rebuilt = live(fake_index("r2", TOWER, state[known].copy(), dots[known]), assembly)
     mine, truth = base.inventory(), rebuilt.inventory()
     found, expected = (view.search(QUERY, band, NOON_MS, width) for view in (mine, truth))

@@ -9,7 +9,8 @@ from index.object_store import StoreRefused
 from schemas.errors import Refused, RetryableError
 from serving.clock import Clock
 from serving.inventory import Inventory
-from serving.leaf_releases import ASKED_SECONDS, Attempt, HeldReleases, LeafWatcher, NotHeld
+from serving.leaf_releases import ASKED_SECONDS, HeldReleases, NotHeld
+from serving.leaf_watcher import Attempt, LeafWatcher
 from serving.release_watcher import REFUSED_SECONDS
 
 
@@ -35,6 +36,7 @@ class World:
     """A pointer that tests move, a clock that they wind, and a loader that does as it is told."""
 
     current: str | None = None
+    last_seen: str | None = None
     away: Exception | None = None
     now: float = 0.0
     fails: dict[str, Exception] = field(default_factory=dict)
@@ -44,7 +46,9 @@ class World:
     def __post_init__(self) -> None:
         self.held = HeldReleases(lambda: self.now)
         clock = Clock(now_ms=lambda: 1, seconds=lambda: self.now)
-        self.watcher = LeafWatcher(self._current, self._load, self.held, clock, self.told.append)
+        self.watcher = LeafWatcher(
+            self._current, self._load, self.held, clock, self.told.append, lambda: self.last_seen
+        )
 
     def _current(self) -> str | None:
         if self.away is not None:
@@ -101,8 +105,34 @@ def test_a_third_release_stays_while_a_root_still_asks_for_it(world: World) -> N
     assert world.held.ids() == ("c", "b")
     with world.held.lease("b"), world.held.lease("c"):
         pass
-    world.publish("d", "e")
+    world.publish("d")
+    assert world.held.ids() == ("d", "c", "b")
+    world.publish("e")
     assert world.held.ids() == ("e", "d", "c"), "three at most, whoever asks"
+
+
+def test_a_release_that_is_asked_for_stays_however_many_newer_ones_come(world: World) -> None:
+    """As when a root stays behind, because one of its other leaves refuses whatever is published."""
+    world.publish("a", "b")
+    for newest in ("c", "d", "e"):
+        with world.held.lease("a"):
+            world.publish(newest)
+        world.watcher.check()
+        assert world.held.ids() == (newest, chr(ord(newest) - 1), "a")
+        assert world.held.open == 3
+    world.now += ASKED_SECONDS
+    world.watcher.check()
+    assert world.held.ids() == ("e", "d")
+
+
+def test_of_two_releases_that_are_asked_for_the_later_asked_one_stays(world: World) -> None:
+    world.publish("a", "b")
+    for asked in ("b", "a"):
+        world.now += 1
+        with world.held.lease(asked):
+            pass
+    world.publish("c", "d")
+    assert world.held.ids() == ("d", "c", "a")
 
 
 def test_a_rollback_to_the_previous_release_loads_nothing(world: World) -> None:
@@ -172,6 +202,47 @@ def test_a_store_that_is_away_does_not_end_the_watch(world: World) -> None:
     world.away = None
     world.publish("b")
     assert world.held.ids() == ("b", "a")
+
+
+def test_an_outage_of_the_store_is_over_when_current_was_read_and_the_next_one_is_told(world: World) -> None:
+    world.publish("a")
+    for outages in (1, 2):
+        world.away = RetryableError("the store did not answer")
+        world.watcher.check()
+        world.watcher.check()
+        last = world.watcher.last
+        assert last is not None and last.release_id == "CURRENT"
+        assert [attempt.release_id for attempt in world.told] == ["a"] + ["CURRENT"] * outages
+        world.away = None
+        world.watcher.check()
+        last = world.watcher.last
+        assert last is not None and (last.release_id, last.result) == ("a", "loaded")
+
+
+def test_a_refusal_outlasts_an_outage_and_ends_with_a_rollback(world: World) -> None:
+    world.fails["b"] = Refused("bad_checksum", "these bytes", "others", "publish it again")
+    world.publish("a", "b")
+    world.away = RetryableError("the store did not answer")
+    world.watcher.check()
+    world.away = None
+    world.watcher.check()
+    last = world.watcher.last
+    assert last is not None and last.release_id == "b"
+    world.publish("a")
+    assert world.watcher.last is None
+
+
+def test_a_leaf_that_starts_while_the_store_is_away_begins_with_what_was_seen_last(world: World) -> None:
+    world.away, world.last_seen = RetryableError("the store did not answer"), "a"
+    world.watcher.check()
+    assert world.held.ids() == ("a",)
+    assert [attempt.release_id for attempt in world.told] == ["CURRENT", "a"]
+    world.last_seen = "b"  # what was seen last is where to begin, never a reason to move
+    world.watcher.check()
+    assert world.held.ids() == ("a",)
+    world.away = None
+    world.publish("c")
+    assert world.held.ids() == ("c", "a")
 
 
 def test_a_store_that_lets_nobody_in_is_asked_again_for_the_same_release(world: World) -> None:

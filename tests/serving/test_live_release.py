@@ -12,6 +12,13 @@ TOWER, OTHER = version("tower"), version("other")
 INPUTS = ("price", "content")
 
 
+def test_a_closed_release_keeps_nothing_of_its_size(assembly: Assembly) -> None:
+    release = assemble(fake_index("r1", TOWER, pins(5)), FakeTower(TOWER), INPUTS, assembly)
+    assert release.local.base() is not None
+    release.close()
+    assert (len(release.local), release.local.base()) == (0, None)
+
+
 def refusal(index: FakeIndex, tower: FakeTower, assembly: Assembly) -> str:
     with pytest.raises(Refused) as caught:
         assemble(index, tower, INPUTS, assembly)

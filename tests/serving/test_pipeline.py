@@ -46,6 +46,14 @@ def test_each_stage_says_what_came_what_left_and_why(parts: ServingParts, assemb
     assert (auction.candidates_in, auction.candidates_out, auction.dropped) == (10, 3, {"outbid": 7})
 
 
+def test_an_answer_holds_no_larger_table_than_what_it_says(parts: ServingParts, assembly: Assembly) -> None:
+    parts.handle.swap(live(fake_index("r1", TOWER, pins(30)), assembly))
+    ranked = parts.pipeline.rank(RankRequest())
+    for one in (ranked.retrieved_pins, ranked.retrieved_dots, ranked.shortlist_pins):
+        whole = one if one.base is None else one.base
+        assert whole.nbytes == one.nbytes
+
+
 def test_ties_at_the_l1_cut_go_to_the_lower_pin(parts: ServingParts, assembly: Assembly) -> None:
     parts.handle.swap(live(fake_index("r1", TOWER, pins(20), np.full(20, 0.5)), assembly))
     ranked = parts.pipeline.rank(RankRequest())

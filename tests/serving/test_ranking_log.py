@@ -1,6 +1,7 @@
 """The ranking log: nothing that was queued is lost at close, a full queue says so, and recounts agree."""
 
 import base64
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,30 @@ def test_every_queued_row_is_on_disk_after_close(tmp_path: Path, ranked: Ranked)
     assert rows[0].request_id == "q"
     assert rows[0].user_id == 5
     assert [ad.pin_id for ad in rows[0].ads] == [100, 101, 102, 103]
+
+
+def test_servers_of_one_directory_lose_no_row_to_each_other(tmp_path: Path, ranked: Ranked) -> None:
+    drops: list[int] = []
+    logs = [writer(tmp_path, drops, file_bytes=1, pause_seconds=0.001) for _ in range(8)]
+    for _ in range(200):
+        for log in logs:
+            log.append(ranked)
+    for log in logs:
+        log.close()
+    assert (len(drops), sum(1 for _ in read_ranking_log(tmp_path))) == (0, 1600)
+
+
+def test_what_waits_to_be_written_does_not_hold_what_was_retrieved(
+    tmp_path: Path, parts: ServingParts, ranked: Ranked
+) -> None:
+    log = writer(tmp_path, [])
+    log.close()  # No writer any more: what is queued stays queued.
+    other = parts.pipeline.rank(RankRequest(request_id="other"))
+    held = [weakref.ref(one) for one in (other.retrieved_pins, other.retrieved_dots, other.shortlist_pins)]
+    log.append(other)
+    del other
+    assert [one() for one in held] == [None, None, None]
+    assert len(log._queue) == 1
 
 
 def test_the_query_vector_is_kept_exactly(tmp_path: Path, ranked: Ranked) -> None:

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from features.tier_slices import tier_codes
+from index.delta_fold import Base
 from schemas.manifests import TierPart
 from schemas.tiers import Tier, Tiers
 from serving.live_release import Assembly, LiveRelease
@@ -73,7 +74,9 @@ Value = Callable[..., float | None]
 def shown(two_tiers: LiveRelease) -> Value:
     registry = CollectorRegistry()
     telemetry = ServingTelemetry(registry)
-    before = Before(NOON_MS, {"fast": NOON_MS - 2 * HOUR_MS, "slow": 0}, [OLDER, OLD, TOWER], TIERS)
+    before = Before(
+        NOON_MS, [OLDER, OLD, TOWER], TIERS, held_tiers=["fast", "slow"], held=Base.of(pins(0), TOWER)
+    )
     telemetry.served(two_tiers, tier_facts(two_tiers, before))
     telemetry.exposition(two_tiers, NOON_MS)
     return lambda name, **labels: registry.get_sample_value(name, labels)
@@ -125,7 +128,7 @@ def test_going_back_to_older_events_counts_as_a_rollback(assembly: Assembly) -> 
     telemetry = ServingTelemetry(registry)
     for newest_ms in (NOON_MS - HOUR_MS, NOON_MS, NOON_MS - HOUR_MS, NOON_MS):
         release = live(fake_index("r", TOWER, pins(4), newest_ms=newest_ms), assembly)
-        telemetry.served(release, tier_facts(release, Before(NOON_MS, {})))
+        telemetry.served(release, tier_facts(release, Before(NOON_MS)))
 
     assert registry.get_sample_value("skewless_release_rollbacks_total") == 1
 
@@ -143,7 +146,7 @@ def test_a_thousand_swaps_of_distinct_versions_leave_as_many_series_as_the_first
         index.versions = [tower, *(version(f"old {number} {n}") for n in range(12))]
         index.version_code = (np.arange(20) % 13).astype(np.uint8)
         release = live(index, tolerant)
-        telemetry.served(release, tier_facts(release, Before(NOON_MS, {}, order)))
+        telemetry.served(release, tier_facts(release, Before(NOON_MS, order)))
         telemetry.exposition(release, NOON_MS)
         return sum(len(family.samples) for family in registry.collect())
 

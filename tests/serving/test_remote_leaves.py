@@ -109,6 +109,7 @@ class World:
         clock = Clock(now_ms=lambda: 0, seconds=lambda: perf_counter() + self.ahead)
         addresses = [leaf.address for leaf in self.leaves]
         made = Leaves(addresses, LeafPolicy(**policy), clock, RootTelemetry(self.metrics))
+        made.find()
         made.look()
         self._roots.append(made)
         return made
@@ -230,6 +231,116 @@ def test_what_was_current_stays_so_while_the_next_one_loads(world: World) -> Non
     named.append("r2")
     assert current() == "r1"
     assert world.metrics.get_sample_value("skewless_root_swap_waiting_leaves") == 2
+
+
+def test_a_served_release_that_fewer_leaves_have_than_current_is_not_waited_with(world: World) -> None:
+    root, named = world.root(down_seconds=10.0, look_seconds=0.5), ["r1"]
+    current = WhenReady(lambda: named[-1], root)
+    assert current() == "r1"
+    named.append("r3")
+    world.leaves[0].held = ["r3", "r2"]
+    root.look()
+    assert (current(), root.blocking("r3")) == ("r1", [world.leaves[1].address])
+    world.leaves.pop().close()
+    root.look()
+    assert current() == "r1", "what just went down may have it still"
+    world.ahead = 11.0
+    root.look()
+    assert current() == "r3"
+
+
+def test_a_leaf_that_refuses_what_is_current_does_not_keep_all_others_from_it(world: World) -> None:
+    world.leaves.append(FakeLeaf(Shard(3, 3)))
+    for number, leaf in enumerate(world.leaves, start=1):
+        leaf.shard = Shard(number, 3)
+    root, named = world.root(), ["r1"]
+    current = WhenReady(lambda: named[-1], root)
+    assert current() == "r1"
+    named.append("r3")
+    world.leaves[0].held = ["r3", "r2"]
+    root.look()
+    assert current() == "r1", "one has r3, two have r1"
+    world.leaves[1].held = ["r3", "r2"]
+    root.look()
+    assert root.blocking("r3") == [world.leaves[2].address]
+    assert current() == "r3"
+    assert world.metrics.get_sample_value("skewless_root_swap_waiting_leaves") == 0
+
+
+def test_a_root_that_serves_nothing_waits_for_every_leaf(world: World) -> None:
+    world.leaves[0].held = ["r2"]
+    assert WhenReady(lambda: "r2", world.root())() is None
+
+
+def test_after_a_rollback_no_leaf_is_waited_for(world: World) -> None:
+    root, named = world.root(), ["r1"]
+    current = WhenReady(lambda: named[-1], root)
+    assert current() == "r1"
+    for release, waits in (("r2", 2), ("r1", 0)):
+        named.append(release)
+        assert current() == "r1"
+        assert world.metrics.get_sample_value("skewless_root_swap_waiting_leaves") == waits
+
+
+def test_a_name_that_cannot_be_looked_up_does_not_hold_up_the_looks_at_other_leaves(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, looks_up, goes_on = world.root(poll_seconds=0.005), threading.Event(), threading.Event()
+    dead, real = world.leaves[1], socket.getaddrinfo
+    dead.close()
+    root.look()
+
+    def slow(*asked: Any, **named: Any) -> Any:
+        looks_up.set()
+        goes_on.wait(30)
+        return real(*asked, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", slow)
+        finding = threading.Thread(target=root.find)
+        finding.start()
+        assert looks_up.wait(10)
+        world.leaves[0].held = ["r2"]
+        looking = threading.Thread(target=root.look)
+        looking.start()
+        looking.join(10)
+        held = root.status()[0]["held"]
+        goes_on.set()
+        looking.join()
+        finding.join()
+    assert held == ["r2"]
+
+
+def test_a_leaf_whose_name_has_no_address_for_a_moment_keeps_the_one_that_it_had(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = world.root()
+
+    def nameless(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror("no address")
+
+    shard, world.leaves[0].shard = world.leaves[0].shard, Shard(2, 2)
+    root.look()
+    assert root.status()[0]["trouble"] == "it is shard 2/2, not 1/2"
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", nameless)
+        root.find()
+    world.leaves[0].shard = shard
+    root.look()
+    assert root.status()[0]["up"] is True
+
+
+def test_a_name_that_gets_an_address_later_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror("no address")
+
+    monkeypatch.setattr("serving.remote_leaves.NAMES_SECONDS", 0.005)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", nameless)
+        root = world.root(poll_seconds=0.005)
+        root.start()
+        assert {leaf["trouble"] for leaf in root.status()} == {"its name has no address"}
+    assert comes_true(lambda: all(leaf["up"] for leaf in root.status()))
 
 
 def test_a_leaf_that_has_been_down_for_long_holds_up_nothing(world: World) -> None:

@@ -1,9 +1,14 @@
-"""Replay one seed (`SEED [-v]`), run many (`--seeds N [--from M]`), or catch planted bugs (`--planted`)."""
+"""Replay one seed (`SEED [-v]`), run many (`--seeds N [--from M]`), or catch planted bugs (`--planted`).
+
+With `--json` the last line of many seeds or planted bugs is a JSON object; `benchmarks.simulation` reads it.
+"""
 
 import argparse
+import json
 import sys
 import time
 
+from .planted_bugs import PLANTED
 from .runner import run_planted, run_seeds
 from .sim_world import simulate
 
@@ -17,6 +22,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--strict", action="store_true", help="stop processes while they hand over rows, too")
     parser.add_argument("--planted", action="store_true", help="the first seed that catches each planted bug")
+    parser.add_argument("--bugs", type=int, default=len(PLANTED), help="how many of them, from the first on")
+    parser.add_argument(
+        "--json", action="store_true", help="last line: figures and the digest of every trace"
+    )
     return parser.parse_args()
 
 
@@ -32,27 +41,37 @@ def _replay(seed: int, verbose: bool, strict: bool) -> int:
 
 def _run_many(options: argparse.Namespace) -> int:
     start = time.perf_counter()
-    failed = events = 0
+    broken: list[str] = []
+    digests: list[str] = []
+    events = 0
     more = " --strict" if options.strict else ""
     seeds = range(options.first, options.first + options.seeds)
     for outcome in run_seeds(seeds, options.workers, strict=options.strict):
         events += outcome.events
+        digests.append(outcome.digest)
         if outcome.violations:
-            failed += 1
-            print(f"seed {outcome.seed}: {outcome.violations[0]}")
+            broken.append(f"seed {outcome.seed}: {outcome.violations[0]}")
+            print(broken[-1])
             print(f"  replay: python -m tests.simulation {outcome.seed} -v{more}", flush=True)
     seconds = time.perf_counter() - start
     rate = options.seeds / seconds
-    print(f"{options.seeds} seeds, {events} events, {failed} failed, {seconds:.1f} s, {rate:.1f} seeds/s")
-    return 1 if failed else 0
+    print(
+        f"{options.seeds} seeds, {events} events, {len(broken)} failed, {seconds:.1f} s, {rate:.1f} seeds/s"
+    )
+    if options.json:
+        print(json.dumps({"seconds": seconds, "events": events, "broken": broken, "digests": digests}))
+    return 1 if broken else 0
 
 
 def _catch_planted(options: argparse.Namespace) -> int:
-    missed = 0
-    for caught in run_planted(options.seeds, options.workers):
-        missed += caught.seed is None
+    bugs = list(PLANTED)[: options.bugs]
+    first_seeds: dict[str, int | None] = {}
+    for caught in run_planted(options.seeds, options.workers, bugs):
+        first_seeds[caught.bug] = caught.seed
         print(f"{caught.bug}: seed {caught.seed}  {caught.violation}", flush=True)
-    return 1 if missed else 0
+    if options.json:
+        print(json.dumps({"first_seeds": first_seeds}))
+    return 1 if None in first_seeds.values() else 0
 
 
 def main() -> int:

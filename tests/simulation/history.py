@@ -42,6 +42,10 @@ _STATE_FIELDS = (
 _LISTS = {"coupons": 3, "offsite_visits": 4, "engagements": 4}
 
 
+CRASHED = "crashed"
+"""The kind of a process that failed in a way in which none may."""
+
+
 @dataclass(frozen=True)
 class Violation:
     """One broken promise."""

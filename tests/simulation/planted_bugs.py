@@ -1,259 +1,101 @@
 """Bugs put into worker, store and readers on purpose: what is not caught here is not tested here.
 
-Each is a mistake that somebody could make in good faith. `PLANTED` names them; `python -m tests.simulation
---planted` finds the first seed that catches each.
+Each is a mistake that somebody could make in good faith. `PLANTED` names them and what each breaks;
+`python -m tests.simulation --planted` finds the first seed that catches each.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-
-from features.store import Records
-from index import embedding_table
-from streams import intake, pin_fold, state_flush, state_topic, worker
-from streams.embedded_rows import EmbeddedRows
-from streams.embedded_tiers import EVERY_PIN, EmbeddedTiers
-from streams.enrichment import Enriched
+from streams import intake, pin_fold, state_topic, worker
+from streams.embedded_tiers import EmbeddedTiers
 from streams.outlet import Outlet
-from streams.positions import Start
 from streams.state_cache import CachedStore
 from streams.state_flush import StateFlush
-from streams.state_rows import StateRows
 from streams.worker import EnrichmentWorker
 
-from .patching import replaced
+from . import plants
+from .plants import Plant, replacing
 
-Plant = Callable[[], AbstractContextManager[None]]
 
+@dataclass(frozen=True)
+class Planted:
+    """A mistake, and the kinds of violation (`tests.simulation.history`) that it is meant to cause.
 
-def _replacing(owner: Any, name: str, change: Callable[[Any], Any]) -> Plant:
-    """A plant that puts `change(original)` in place of an attribute."""
+    Any other kind shows that it does not do what its name says: one that no longer fits the code crashes.
+    """
 
-    @contextmanager
-    def plant() -> Iterator[None]:
-        with replaced(owner, name, change(getattr(owner, name))):
-            yield
+    plant: Plant
+    kinds: frozenset[str]
 
-    return plant
 
+def _planted(plant: Plant, *kinds: str) -> Planted:
+    return Planted(plant, frozenset(kinds))
 
-def _commit_first(step: Any) -> Any:
-    def planted(self: Any, fetched: Any, towers: Any) -> None:
-        self._intake.commit(fetched.offsets, wait=True)
-        step(self, fetched, towers)
 
-    return planted
-
-
-def _commit_unacknowledged(settle: Any) -> Any:
-    def planted(self: Any, **how: Any) -> None:
-        self._intake.commit(self._in_flight.offsets, wait=True)
-        settle(self, **how)
-
-    return planted
-
-
-def _two_writes(put_many: Any) -> Any:
-    def planted(
-        self: Any, ids: Any, records: Any, tails: Any, meta: Mapping[str, bytes] | None = None
-    ) -> None:
-        if meta and len(ids):
-            put_many(self, ids[:0], records[:0], [], meta)
-            meta = None
-        put_many(self, ids, records, tails, meta)
-
-    return planted
-
-
-@contextmanager
-def _letters_after_the_commit() -> Iterator[None]:
-    produce, settle = Outlet.produce_letters, EnrichmentWorker._settle
-
-    def keep(self: Any, letters: Sequence[Any]) -> None:
-        self.late = [*getattr(self, "late", ()), *letters]
-
-    def planted(self: Any, **how: Any) -> None:
-        late, self._outlet.late = getattr(self._outlet, "late", []), []
-        settle(self, **how)
-        produce(self._outlet, late)
-
-    with replaced(Outlet, "produce_letters", keep), replaced(EnrichmentWorker, "_settle", planted):
-        yield
-
-
-@contextmanager
-def _last_arrival_wins() -> Iterator[None]:
-    def always(one: Any, other: Any) -> Any:
-        return np.ones(len(one), np.bool_)
-
-    def by_arrival(fields: Any) -> Any:
-        return np.argsort(fields["pin_id"], kind="stable")
-
-    with (
-        replaced(embedding_table, "newer", always),
-        replaced(embedding_table, "_by_pin_and_age", by_arrival),
-    ):
-        yield
-
-
-def _only_what_changed(enrich: Any) -> Any:
-    def planted(batches: Any, store: Any, *others: Any) -> Enriched:
-        done: Enriched = enrich(batches, store, *others)
-        before, found, _ = store.get_many(done.pin_ids)
-        changed = ~found
-        for name in ("changed_offset", "aggregated_offset"):
-            changed |= before[name] != done.records[name]
-        return replace(done, rows=[_chosen(rows, np.flatnonzero(changed).tolist()) for rows in done.rows])
-
-    return planted
-
-
-def _chosen(rows: EmbeddedRows, places: list[int]) -> EmbeddedRows:
-    return replace(
-        rows,
-        keys=[rows.keys[place] for place in places],
-        values=[rows.values[place] for place in places],
-        partitions=[rows.partitions[place] for place in places],
-    )
-
-
-def _from_the_groups_offset(plan: Any) -> Any:
-    def planted(committed: int, stored: int | None, checkpoint: int | None, low: int) -> Start:
-        start: Start = plan(committed, stored, checkpoint, low)
-        return replace(start, offset=max(committed, low, 0))
-
-    return planted
-
-
-def _from_the_stores_offset(plan: Any) -> Any:
-    def planted(committed: int, stored: int | None, checkpoint: int | None, low: int) -> Start:
-        start: Start = plan(committed, stored, checkpoint, low)
-        return replace(start, offset=max(start.offset, start.known))
-
-    return planted
-
-
-def _silent_below_the_store(plan: Any) -> Any:
-    def planted(committed: int, stored: int | None, checkpoint: int | None, low: int) -> Start:
-        start: Start = plan(committed, stored, checkpoint, low)
-        return replace(start, silent_until=max(start.silent_until, start.known))
-
-    return planted
-
-
-def _checkpoint_too_early(settle: Any) -> Any:
-    def planted(self: Any, **how: Any) -> None:
-        self._produce_states(self._flush.next_checkpoints(), checkpoints=True)
-        settle(self, **how)
-
-    return planted
-
-
-def _covers_what_came_later(start: Any) -> Any:
-    def planted(self: Any) -> None:
-        start(self)
-        self._run.covers = self._covered
-
-    return planted
-
-
-def _named_without_a_flush(next_rows: Any) -> Any:
-    def planted(self: Any, **how: Any) -> StateRows | None:
-        early = [
-            one.model_copy(update={"live": sorted(self._live[one.partition])})
-            for one in self._checkpoints.values()
-            if not self._live.get(one.partition, set()) <= set(one.live)
-        ]
-        self._checkpoints |= {one.partition: one for one in early}
-        rows: StateRows | None = state_flush._checkpoint_rows(early) or next_rows(self, **how)
-        return rows
-
-    return planted
-
-
-def _silent_events_count_as_embedded(follow: Any) -> Any:
-    def planted(self: Any, versions: Any, *, all_emitted: bool) -> None:
-        follow(self, versions, all_emitted=True)
-
-    return planted
-
-
-def _stays_named(retract: Any) -> Any:
-    return lambda self, versions: None
-
-
-def _every_tier(chosen: Any) -> Any:
-    return lambda self, pin_ids: None
-
-
-def _catches_up_as_if_all_were_embedded(fold_known: Any) -> Any:
-    def planted(*arguments: Any) -> Any:
-        return fold_known(*arguments[:-1], EVERY_PIN)
-
-    return planted
-
-
-def _first_chunk_only(next_rows: Any) -> Any:
-    def planted(self: Any, **how: Any) -> StateRows | None:
-        rows: StateRows | None = next_rows(self, **how)
-        if rows is not None:
-            self._run.pin_ids = self._run.pin_ids[:0]
-        return rows
-
-    return planted
-
-
-def _stops_before_the_end(read: Any) -> Any:
-    def planted(consumer: Any, topic: str, starts: Any, ends: Mapping[int, int], *others: Any) -> Any:
-        return read(consumer, topic, starts, {number: end - 1 for number, end in ends.items()}, *others)
-
-    return planted
-
-
-def _no_fence(check: Any) -> Any:
-    return lambda self: None
-
-
-def _every_event_is_new(fold: Any) -> Any:
-    def planted(records: Records, titles: Any, slots: Any, changes: Any, *others: Any) -> int:
-        records[changes.source][slots] = -2
-        done: int = fold(records, titles, slots, changes, *others)
-        return done
-
-    return planted
-
-
-def _nothing_is_awaited(wait: Any) -> Any:
-    return lambda self: None
-
-
-PLANTED: dict[str, Plant] = {
-    "commit before store": _replacing(EnrichmentWorker, "_step", _commit_first),
-    "commit before acknowledge": _replacing(EnrichmentWorker, "_settle", _commit_unacknowledged),
-    "acknowledgements are not awaited": _replacing(Outlet, "wait", _nothing_is_awaited),
-    "letters after the commit": _letters_after_the_commit,
-    "position and states in two writes": _replacing(CachedStore, "put_many", _two_writes),
-    "redelivered events are not emitted": _replacing(worker, "enrich", _only_what_changed),
-    "start at the group's offset": _replacing(intake, "plan_start", _from_the_groups_offset),
-    "start at the store's offset": _replacing(intake, "plan_start", _from_the_stores_offset),
-    "silent below the store's offset": _replacing(intake, "plan_start", _silent_below_the_store),
-    "fold ignores offsets": _replacing(pin_fold, "fold", _every_event_is_new),
-    "a flush forgets all but its first chunk": _replacing(StateFlush, "next_rows", _first_chunk_only),
-    "checkpoint before its rows are acknowledged": _replacing(
-        EnrichmentWorker, "_settle", _checkpoint_too_early
+PLANTED: dict[str, Planted] = {
+    "commit before store": _planted(
+        replacing(EnrichmentWorker, "_step", plants.commit_first), "committed_not_delivered", "untrue_tower"
     ),
-    "checkpoint covers what came after the flush": _replacing(StateFlush, "_start", _covers_what_came_later),
-    "a new tower is named at old offsets": _replacing(StateFlush, "next_rows", _named_without_a_flush),
-    "silent events count as embedded": _replacing(StateFlush, "follow", _silent_events_count_as_embedded),
-    "a dropped tower stays named": _replacing(EnrichmentWorker, "_retract", _stays_named),
-    "Pins of batch tiers are embedded": _replacing(EmbeddedTiers, "chosen", _every_tier),
-    "towers turn down silent events of batch tiers": _replacing(
-        worker, "fold_known", _catches_up_as_if_all_were_embedded
+    "commit before acknowledge": _planted(
+        replacing(EnrichmentWorker, "_settle", plants.commit_unacknowledged),
+        "committed_not_delivered",
+        "untrue_tower",
     ),
-    "restore stops before the end": _replacing(state_topic, "_read", _stops_before_the_end),
-    "zombie without a fence": _replacing(EnrichmentWorker, "_check_fence", _no_fence),
-    "reader takes the last arrival": _last_arrival_wins,
+    "acknowledgements are not awaited": _planted(
+        replacing(Outlet, "wait", plants.nothing_is_awaited), "untrue_checkpoint", "untrue_tower"
+    ),
+    "letters after the commit": _planted(plants.letters_after_the_commit, "letter_missing"),
+    "position and states in two writes": _planted(
+        replacing(CachedStore, "put_many", plants.two_writes), "wrong_value"
+    ),
+    "redelivered events are not emitted": _planted(
+        replacing(worker, "enrich", plants.only_what_changed),
+        "committed_not_delivered",
+        "lost",
+        "untrue_tower",
+    ),
+    "start at the group's offset": _planted(
+        replacing(intake, "plan_start", plants.from_the_groups_offset), "wrong_value", "untrue_checkpoint"
+    ),
+    "start at the store's offset": _planted(
+        # What is passed over is never committed either: the group does not come to the end.
+        replacing(intake, "plan_start", plants.from_the_stores_offset),
+        "letter_missing",
+        "stuck",
+    ),
+    "silent below the store's offset": _planted(
+        replacing(intake, "plan_start", plants.silent_below_the_store), "letter_missing"
+    ),
+    "fold ignores offsets": _planted(replacing(pin_fold, "fold", plants.every_event_is_new), "wrong_value"),
+    "a flush forgets all but its first chunk": _planted(
+        replacing(StateFlush, "next_rows", plants.first_chunk_only), "untrue_checkpoint"
+    ),
+    "checkpoint before its rows are acknowledged": _planted(
+        replacing(EnrichmentWorker, "_settle", plants.checkpoint_too_early), "untrue_checkpoint"
+    ),
+    "checkpoint covers what came after the flush": _planted(
+        replacing(StateFlush, "_start", plants.covers_what_came_later), "untrue_checkpoint"
+    ),
+    "a new tower is named at old offsets": _planted(
+        replacing(StateFlush, "next_rows", plants.named_without_a_flush), "untrue_tower"
+    ),
+    "silent events count as embedded": _planted(
+        replacing(StateFlush, "follow", plants.silent_events_count_as_embedded), "untrue_tower"
+    ),
+    "a dropped tower stays named": _planted(
+        replacing(EnrichmentWorker, "_retract", plants.stays_named), "untrue_tower"
+    ),
+    "Pins of batch tiers are embedded": _planted(
+        replacing(EmbeddedTiers, "chosen", plants.every_tier), "phantom"
+    ),
+    "towers turn down silent events of batch tiers": _planted(
+        replacing(worker, "fold_known", plants.catches_up_as_if_all_were_embedded),
+        "restored_wrong",
+        "untrue_checkpoint",
+    ),
+    "restore stops before the end": _planted(
+        replacing(state_topic, "_read", plants.stops_before_the_end), "restored_wrong"
+    ),
+    "zombie without a fence": _planted(replacing(EnrichmentWorker, "_check_fence", plants.no_fence), "lost"),
+    "reader takes the last arrival": _planted(plants.last_arrival_wins, "lost", "stale_after_fresh"),
 }

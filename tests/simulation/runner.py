@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.pool import Pool
 
+from .history import CRASHED
 from .planted_bugs import PLANTED
 from .sim_world import Outcome, simulate
 
@@ -25,10 +26,10 @@ def run_seeds(seeds: Iterable[int], workers: int = 2, *, strict: bool = False) -
         yield from pool.imap(_run_one, ((seed, strict) for seed in seeds), chunksize=4)
 
 
-def run_planted(seeds: int, workers: int = 2) -> Iterator[Caught]:
+def run_planted(seeds: int, workers: int = 2, bugs: Iterable[str] = PLANTED) -> Iterator[Caught]:
     """For each planted bug the first of so many seeds that catches it."""
     with _pool(workers) as pool:
-        yield from pool.imap(_catch, ((bug, seeds) for bug in PLANTED))
+        yield from pool.imap(_catch, ((bug, seeds) for bug in bugs))
 
 
 def _pool(workers: int) -> Pool:
@@ -48,9 +49,17 @@ def _catch(job: tuple[str, int]) -> Caught:
 
 
 def catch(bug: str, seeds: Iterable[int]) -> Caught:
-    """Run seeds with a planted bug until one catches it."""
-    with PLANTED[bug]():
+    """Run seeds with a planted bug until one breaks what that bug is meant to break.
+
+    A run in which a process crashed counts only for a bug that is meant to do that: a plant that no longer
+    fits the code crashes too.
+    """
+    meant = PLANTED[bug].kinds
+    with PLANTED[bug].plant():
         for seed in seeds:
-            if violations := simulate(seed).violations:
-                return Caught(bug, seed, str(violations[0]))
+            violations = simulate(seed).violations
+            crashed = any(one.kind == CRASHED for one in violations) and CRASHED not in meant
+            found = [one for one in violations if one.kind in meant]
+            if found and not crashed:
+                return Caught(bug, seed, str(found[0]))
     return Caught(bug, None, "")

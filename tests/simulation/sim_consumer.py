@@ -4,17 +4,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, KafkaError, TopicPartition
 
 from .scheduler import Process
 from .sim_broker import SimBroker
 from .sim_commits import SimCommits
 from .sim_group import HEARTBEAT_SECONDS, Member, Place
-from .sim_log import SimMessage
+from .sim_log import PartitionLog, SimMessage
 from .sim_questions import BrokerQuestions
 
 RebalanceCallback = Callable[[Any, list[TopicPartition]], None]
 
+_OUT_OF_RANGE = KafkaError(KafkaError._AUTO_OFFSET_RESET, "fetch failed: offset out of range")
 _FETCHED_BEFORE = 0.25
 """How often messages that were fetched before a rebalance come out of the call that tells of it."""
 
@@ -115,7 +116,12 @@ class SimConsumer(BrokerQuestions):
             return log.high
         if offset == OFFSET_INVALID:
             offset = self._group.committed.get((one.topic, one.partition), OFFSET_BEGINNING)
+        if self._asks_for_exact_offsets() and offset >= 0:
+            return offset  # what is there then shows the first fetch
         return offset if log.low <= offset <= log.high else log.low
+
+    def _asks_for_exact_offsets(self) -> bool:
+        return bool(self._config.get("auto.offset.reset") == "error")
 
     def position(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         """Next offsets after what was handed out."""
@@ -170,6 +176,10 @@ class SimConsumer(BrokerQuestions):
         for place in places:
             reading = self._reading[place]
             log, limit = self._broker.topics.log(*place), self._limit(place, self._reading[place])
+            if self._is_out_of_range(reading, log):
+                reading.paused = True
+                messages.append(SimMessage(*place, reading.next, 0, None, None, None, _OUT_OF_RANGE))
+                continue
             reading.next = max(reading.next, log.low)
             wanted = self._world.rng.choice((1, 3, 20)) if self._session.topics else 20
             found = [one for one in log.read(reading.next, min(wanted, count)) if one.its_offset < limit]
@@ -181,6 +191,13 @@ class SimConsumer(BrokerQuestions):
             counts = " ".join(f"{m.its_topic}[{m.its_partition}]@{m.its_offset}" for m in messages)
             self._world.trace(self._process.name, "gets", counts)
         return messages
+
+    def _is_out_of_range(self, reading: _Reading, log: PartitionLog) -> bool:
+        return (
+            self._asks_for_exact_offsets()
+            and self._broker.in_touch(self._process)
+            and not log.low <= reading.next <= log.high
+        )
 
     # The group
 

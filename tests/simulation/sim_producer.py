@@ -1,12 +1,16 @@
 """The producer of confluent_kafka, idempotent, on the simulated broker."""
 
+import functools
 import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from confluent_kafka import KafkaError
+
+from streams.murmur2 import partitions_of
 
 from .scheduler import Process
 from .sim_broker import SimBroker
@@ -18,8 +22,11 @@ Report = Callable[[KafkaError | None, SimMessage], None]
 _QUEUE_FULL_SHARE = 0.004
 
 
+@functools.cache
 def partition_of(key: bytes | None, partitions: int) -> int:
-    """Partition of a key; every simulated client hashes alike."""
+    """Partition of a key; every simulated client hashes alike: a Pin's id as our clients do."""
+    if key is not None and key.isdigit():
+        return int(partitions_of(np.array([int(key)]), partitions)[0])
     return zlib.crc32(key or b"") % partitions
 
 

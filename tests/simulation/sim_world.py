@@ -26,7 +26,7 @@ from streams.embedded_tiers import EmbeddedTiers
 
 from .completeness import check_completeness, check_job, check_named
 from .faults import Storm, fault_plan, trim_sources
-from .history import History, SnapshotReader, Violation
+from .history import CRASHED, History, SnapshotReader, Violation
 from .oracle import Oracle
 from .scheduler import Scheduler, Stuck
 from .sim_broker import Network, SimBroker
@@ -88,7 +88,7 @@ class _World:
             finally:
                 self._scheduler.end()
         for crash in self._fleet.crashes:
-            self._history.complain("crashed", crash)
+            self._history.complain(CRASHED, crash)
         lines = tuple(self._scheduler.lines)
         events = sum(log.high for topic in ENRICHMENT_SOURCES for log in self._topics.of(topic.name))
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()

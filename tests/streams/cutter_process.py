@@ -1,18 +1,22 @@
 """A snapshot cutter process, for the tests that kill one.
 
 `python -m tests.streams.cutter_process BOOTSTRAP SNAPSHOTS [options]`, in the repository. It cuts by the
-wall clock, and more often than a product would.
+wall clock, and more often than a product would, and ends as `skewless snapshots` does: with 3 when Kafka is
+out of reach.
 """
 
 import argparse
 import logging
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
 from confluent_kafka import Consumer
 
+from entrypoints.output import EXIT_UNAVAILABLE
+from schemas.errors import RetryableError
 from streams.cut_policy import WallClockCut
 from streams.cutter import Cutter, CutterSettings, Surroundings
 from streams.embedded_topic import KafkaEmbeddedTopic
@@ -21,6 +25,8 @@ from streams.outlet import Outlet
 from tests.streams.embedded_rows_on_a_topic import tower
 from tests.streams.failpoints import Failpoint, arm
 from tests.streams.kill_suite.processes import READY
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -31,7 +37,7 @@ def main() -> None:
         arm(Failpoint(arguments.failpoint, arguments.nth, arguments.marker))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    logging.getLogger(__name__).info(READY)
+    log.info(READY)
     settings = KafkaSettings(bootstrap_servers=arguments.bootstrap, cutter_group=arguments.group)
     consumer = Consumer(consumer_config(settings, settings.cutter_group))
     around = Surroundings(
@@ -44,6 +50,9 @@ def main() -> None:
     cutter = Cutter(KafkaEmbeddedTopic(consumer), where, WallClockCut(arguments.every_seconds), around)
     try:
         cutter.run(stop.is_set)
+    except RetryableError as error:
+        log.error("unavailable: %s", error)
+        sys.exit(EXIT_UNAVAILABLE)
     finally:
         consumer.close()
 

@@ -72,6 +72,8 @@ class RegistryDouble:
             return self.status, self.body
         parts = urlsplit(path).path.strip("/").split("/")
         if parts[:2] == ["schemas", "ids"]:
+            if int(parts[2]) >= 2**31:
+                return 404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'
             found = self.by_id.get(int(parts[2]))
         else:
             found = self.by_subject.get((parts[1], int(parts[3])))

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from features.store import RecordStore
 from streams.kafka import KafkaSettings
 from streams.telemetry import EnrichmentTelemetry
-from streams.tower_output import PinEmbedder
+from streams.tower_output import LiveTowers, PinEmbedder
 from streams.worker import EnrichmentWorker
 from streams.worker_settings import WorkerSettings
 
@@ -24,13 +24,14 @@ class RunningWorker:
         self,
         kafka: KafkaSettings,
         store: RecordStore,
-        towers: Sequence[PinEmbedder],
+        towers: Sequence[PinEmbedder] | LiveTowers,
         settings: WorkerSettings = SETTINGS,
     ) -> None:
         self.registry = CollectorRegistry()
         self._stop, self._failure = threading.Event(), list[BaseException]()
         telemetry = EnrichmentTelemetry(self.registry)
-        self._worker = EnrichmentWorker(kafka, settings, store, lambda: towers, telemetry, time.monotonic)
+        live = towers if callable(towers) else lambda: towers
+        self._worker = EnrichmentWorker(kafka, settings, store, live, telemetry, time.monotonic)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 

@@ -1,7 +1,8 @@
 """A step, a source, an outlet and surroundings that live in memory."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -40,8 +41,10 @@ class EchoStep:
     def positions(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         return {one: self.next_offsets[one] for one in partitions if one in self.next_offsets}
 
-    def owned(self, partitions: Sequence[Partition]) -> None:
-        self.calls.append(f"owned {sorted(number for _, number in partitions)}")
+    def owned(self, partitions: Iterable[Partition], behind: Iterable[Partition] = ()) -> None:
+        lacking = sorted(number for _, number in behind)
+        name = f"owned {sorted(number for _, number in partitions)}"
+        self.calls.append(f"{name} behind {lacking}" if lacking else name)
 
     def apply(self, events: Sequence[RawEvent]) -> StepResult:
         self.before_apply()
@@ -128,7 +131,7 @@ class MemoryOutlet:
 class Around:
     """A driver with everything in memory."""
 
-    step: EchoStep = field(default_factory=EchoStep)
+    step: Any = field(default_factory=EchoStep)
     source: MemorySource = field(default_factory=MemorySource)
     outlet: MemoryOutlet = field(default_factory=MemoryOutlet)
     owned: frozenset[Partition] = frozenset({(TOPIC, 0), (TOPIC, 1)})

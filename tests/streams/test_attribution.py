@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,62 @@ def test_a_request_sent_again_within_the_window_is_one_impression(step: Attribut
     assert [(row.served_at_ms, told(row)) for row in rows(outputs)] == [(100, ("purchase", 120, 3_000_000))]
 
 
+@pytest.mark.parametrize("user", [1, None])
+@pytest.mark.parametrize("most_closed", [1, 100])
+def test_repeats_count_from_the_first_impression_of_their_request(
+    tmp_path: Path, user: int | None, most_closed: int
+) -> None:
+    step, topics = new_step(tmp_path, most_closed=most_closed), Topics()
+    shown = [(100, "a"), (140, "a"), (150, "b"), (190, "a"), (200, "a"), (201, "a1"), (240, "a")]
+    result = step.apply(topics(*(served(at_ms, request=name, user=user) for at_ms, name in shown)))
+    result = step.apply(topics(visit(195), bought(155), bought(141), bought(200)))
+    outputs, result = result.outputs, step.apply(topics.close_everything())
+    outputs += result.outputs
+    while result.more:
+        result = step.tick(1)
+        outputs += result.outputs
+    step.close()
+
+    credit: dict[int, Told] = {
+        100: ("purchase", 141, 3_000_000),
+        150: ("purchase", 155, 3_000_000),
+        190: ("visit", 195, 0),
+        201: None,
+    }
+    wanted = {at_ms: told if user else None for at_ms, told in credit.items()}
+    assert {row.served_at_ms: told(row) for row in rows(outputs)} == wanted
+    assert [row.request_id for row in rows(outputs)] == ["a", "b", "a", "a1"]
+
+
+def entries_read(path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Entries of the state that are looked at to close `count` impressions of one user and one Pin."""
+    step, topics = new_step(path), Topics()
+    step.apply(topics(*(served(100 + n // 4, request=str(n)) for n in range(count))))
+    step.apply(topics(*(bought(100 + n // 2) for n in range(count))))
+    scan, read = step._store.scan, 0
+
+    def counted(*arguments: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        nonlocal read
+        for one in scan(*arguments):  # type: ignore[arg-type]
+            read += 1
+            yield one
+
+    monkeypatch.setattr(step._store, "scan", counted)
+    outputs = step.apply(topics.close_everything()).outputs
+    step.close()
+    assert len(outputs) == count
+    return read
+
+
+def test_what_is_read_grows_with_the_impressions_of_a_user_and_not_with_their_square(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_hundred = entries_read(tmp_path / "100", 100, monkeypatch)
+    four_hundred = entries_read(tmp_path / "400", 400, monkeypatch)
+
+    assert four_hundred <= 4 * one_hundred + 10
+
+
 def test_a_row_carries_its_impression_its_window_and_its_key(step: AttributionStep) -> None:
     topics = Topics()
     step.apply(topics(served(100, position=4), bought(130)))
@@ -236,14 +293,33 @@ def test_a_pause_of_the_process_is_no_silence_of_the_topics(tmp_path: Path) -> N
     step.close()
 
 
+def test_windows_close_although_no_process_lives_as_long_as_one(tmp_path: Path) -> None:
+    closed, now_ms = [], 1_000_000
+    for life in range(4):
+        step = new_step(tmp_path, idle_ms=5_000)
+        step.tick(now_ms)
+        if life == 0:
+            step.apply(Topics()(served(100)))
+        # 20 ms of silence that counts: the window of 50 ms is over in the third life.
+        closed.append(len(step.tick(now_ms + 5_020).outputs))
+        step.close()
+        now_ms += 60_000
+
+    assert closed[:3] == [0, 0, 1]
+
+
+def _lanes(number: int) -> list[tuple[str, int]]:
+    return [(topic, number) for topic in AttributionStep.topics]
+
+
 def test_time_passes_only_in_partitions_that_are_owned(tmp_path: Path) -> None:
     step = new_step(tmp_path, idle_ms=5_000)
     step.tick(1_000_000)
     step.apply(Topics()(served(100)))
-    step.own(frozenset({7}))
+    step.owned(_lanes(7))
 
     away = [step.tick(now_ms).outputs for now_ms in range(1_001_000, 1_060_000, 1_000)]
-    step.own(frozenset({0}))
+    step.owned(_lanes(0))
     back = [step.tick(now_ms).outputs for now_ms in range(1_060_000, 1_067_000, 1_000)]
     step.close()
 
@@ -286,8 +362,9 @@ def test_closed_impressions_and_old_conversions_leave_the_state(step: Attributio
     step.apply(topics.close_everything())
 
     assert kept == 100
-    assert [key[:9] for prefix in (b"i", b"c") for key, _ in step._store.scan(prefix)] == [
+    assert [key[:9] for prefix in (b"i", b"r", b"c") for key, _ in step._store.scan(prefix)] == [
         b"i" + (99).to_bytes(8, "big"),
+        b"r" + (99).to_bytes(8, "big"),
         b"c" + (99).to_bytes(8, "big"),
         b"c" + (99).to_bytes(8, "big"),
     ]
@@ -320,6 +397,28 @@ def test_a_bad_impression_is_turned_down_each_time_it_comes_and_is_passed(
 
     assert [[letter.reason for letter in one.letters] for one in results] == [[reason], [reason]]
     assert step.positions([(event.topic, 0), (event.topic, 1)]) == {(event.topic, 0): 1}
+
+
+@pytest.mark.parametrize("name", [b"dot", b"pctr"])
+def test_a_score_that_is_no_number_is_turned_down_when_it_comes_and_not_when_it_is_due(
+    step: AttributionStep, name: bytes
+) -> None:
+    event = raw(served(5), 0)
+    value = re.sub(b'"%s":[0-9.]+' % name, b'"%s":NaN' % name, event.value or b"")
+
+    result = step.apply([replace(event, value=value)])
+
+    assert [letter.reason for letter in result.letters] == [DeadLetterReason.SCHEMA_INVALID]
+
+
+def test_an_impression_that_came_framed_has_its_row(step: AttributionStep) -> None:
+    topics = Topics()
+    (event,) = topics(served(100))
+    step.apply([replace(event, value=b"\0\0\0\0\7avro", read=event.value)])
+
+    done = rows(step.apply(topics.close_everything()).outputs)
+
+    assert [(row.request_id, row.dot) for row in done] == [("r1", 0.25)]
 
 
 @pytest.mark.parametrize(

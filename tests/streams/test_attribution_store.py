@@ -10,6 +10,7 @@ from streams.attribution_store import (
     impression_key,
     put_newest,
     put_watermark,
+    request_key,
     served_of,
 )
 from streams.attribution_windows import AttributionWindows, Conversion, Served
@@ -34,9 +35,25 @@ def test_a_user_and_a_pin_have_their_impressions_and_conversions_in_order(tmp_pa
         changes.puts |= {conversion_key(of, one): b"" for one in happened}
     store.write(changes)
 
-    assert store.impressions(group) == sorted(shown)
-    assert store.conversions(group) == sorted(happened)
-    assert store.impressions(Group(2, 2)) == []
+    assert list(store.impressions(group, Served(0, b""))) == sorted(shown)
+    assert list(store.impressions(group, Served(300, b"a"))) == [Served(300, b"a"), Served(300, b"b")]
+    assert list(store.conversions(group, 0, 1_000)) == sorted(happened)
+    assert list(store.conversions(group, 5, 256)) == sorted(happened)[:2]
+    assert list(store.conversions(group, 6, 257)) == sorted(happened)[2:]
+    assert list(store.impressions(Group(2, 2), Served(0, b""))) == []
+    store.close()
+
+
+def test_repeats_are_found_by_their_request_and_no_other_request_stands_among_them(tmp_path: Path) -> None:
+    store = AttributionStore(tmp_path, AttributionWindows())
+    group = Group(1, 2)
+    requests = [b"r", b"r1", b"r" + bytes(8), b"q"]
+    shown = [Served(at_ms, request) for request in requests for at_ms in (300, 20, 100, 2**40)]
+    store.write(Changes({request_key(of, one): b"" for of in (group, Group(1, 3)) for one in shown}))
+
+    assert store.repeats(group, Served(20, b"r"), 300) == [Served(100, b"r"), Served(300, b"r")]
+    assert store.repeats(group, Served(20, b"r"), 299) == [Served(100, b"r")]
+    assert store.repeats(group, Served(50, b"r1"), 99) == []
     store.close()
 
 

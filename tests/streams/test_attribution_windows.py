@@ -1,13 +1,6 @@
 import pytest
 
-from streams.attribution_windows import (
-    KINDS,
-    AttributionWindows,
-    Conversion,
-    Served,
-    credited,
-    distinct,
-)
+from streams.attribution_windows import KINDS, AttributionWindows, Conversion, credited
 
 WINDOWS = AttributionWindows(visit_ms=10, click_ms=20, save_ms=30, purchase_ms=40, redemption_ms=50)
 
@@ -23,11 +16,10 @@ def test_each_kind_has_its_window_and_the_longest_is_when_a_row_is_due() -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_window_includes_its_last_moment_and_no_later_one(kind: str) -> None:
-    served = [Served(100, b"r")]
     end_ms = 100 + getattr(WINDOWS, f"{kind}_ms")
 
-    assert credited(served, 0, [at(end_ms, kind)], WINDOWS) == at(end_ms, kind)
-    assert credited(served, 0, [at(end_ms + 1, kind)], WINDOWS) is None
+    assert credited(100, [at(end_ms, kind)], WINDOWS) == at(end_ms, kind)
+    assert credited(100, [at(end_ms + 1, kind)], WINDOWS) is None
 
 
 def test_a_window_that_is_none_is_an_error() -> None:
@@ -38,22 +30,7 @@ def test_a_window_that_is_none_is_an_error() -> None:
 def test_of_conversions_at_one_moment_the_strongest_and_dearest_is_the_one() -> None:
     same = [at(105), at(105, "click"), at(105, "purchase", 1), at(105, "purchase", 9), at(105, "save")]
 
-    assert credited([Served(100, b"r")], 0, same, WINDOWS) == at(105, "purchase", 9)
-
-
-def test_of_impressions_at_one_moment_the_last_in_order_has_the_touch() -> None:
-    served = [Served(100, b"a"), Served(100, b"b")]
-
-    assert [credited(served, place, [at(105)], WINDOWS) for place in (0, 1)] == [None, at(105)]
-
-
-def test_repeats_of_a_request_count_from_its_first_impression() -> None:
-    shown = [Served(0, b"a"), Served(40, b"a"), Served(50, b"b"), Served(90, b"a"), Served(100, b"a")]
-
-    kept, repeats = distinct(shown, 50)
-
-    assert kept == [Served(0, b"a"), Served(50, b"b"), Served(90, b"a")]
-    assert repeats == [Served(40, b"a"), Served(100, b"a")]
+    assert credited(100, same, WINDOWS) == at(105, "purchase", 9)
 
 
 def test_other_windows_are_told_apart() -> None:

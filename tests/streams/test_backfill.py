@@ -256,6 +256,40 @@ def test_pins_of_a_partition_that_has_gone_get_no_more_rows() -> None:
     assert _pins(started_over) == [0, 1]
 
 
+@pytest.mark.parametrize("crashes", [False, True])
+def test_a_pass_starts_over_in_partitions_that_another_worker_had_meanwhile(crashes: bool) -> None:
+    store = _store(8)
+    before = Backfill(store, 3)
+    chunk = before.next_chunk([OLD], ALL)
+    assert chunk is not None
+    _save(store, chunk)
+    assert _pins(chunk) == [0, 1, 2]
+
+    again = Backfill(store, 3)
+    again.begin({}, {1})
+    if crashes:  # before it has handed out anything
+        again = Backfill(store, 3)
+        again.begin({})
+    rows = _run_only(again, store)
+    assert rows[:3] == [0, 1, 2]
+    assert rows == list(range(8))
+
+
+def test_a_pass_goes_on_where_nobody_else_was() -> None:
+    store = _store(8)
+    before = Backfill(store, 3)
+    chunk = before.next_chunk([OLD], ALL)
+    assert chunk is not None
+    _save(store, chunk)
+    again = Backfill(store, 3)
+    again.begin({}, {99})
+    assert _run_only(again, store) == [3, 4, 5, 6, 7]
+
+
+def _run_only(backfill: Backfill, store: MemoryStore) -> list[int]:
+    return [pin for _, pin in _drain(backfill, store, [OLD])]
+
+
 def _checkpoint(number: int, embedded: list[str]) -> StateCheckpointed:
     return StateCheckpointed(
         state_topic="pin.features.v1",

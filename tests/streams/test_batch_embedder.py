@@ -19,7 +19,7 @@ from streams.batch_embedder import BatchEmbedder, Embedded, EmbedPlan, EmbedSurr
 from streams.embed_status import EmbedStatus
 from streams.embedding_runs import EmbeddingRuns
 from streams.live_gate import Waiting
-from tests.fakes import FakePinTower
+from tests.fakes import FakePinTower, FullPinTower
 from tests.schemas.examples import VERSION_A, VERSION_B
 from tests.streams.states_in_memory import EPOCH_MS, StatesInMemory, checkpoint, tower_manifest
 
@@ -93,6 +93,17 @@ def test_a_pin_that_fails_is_named_and_counted_and_the_rest_is_embedded(tmp_path
     assert done is not None and set(done.failed) == {5, 6} and done.rows == 38
     assert done.assembled is not None and done.assembled.failed == 2
     assert job.shown[-1].failed == 2
+
+
+def test_a_device_without_memory_ends_the_run_which_goes_on_with_nothing_set_aside(tmp_path: Path) -> None:
+    job = Job(tmp_path, tower=FullPinTower(times=[1]))
+    with pytest.raises(RetryableError, match="no memory"):
+        job.run()
+
+    done = job.run()
+
+    assert done is not None and done.failed == {} and done.rows == 40
+    assert job.snapshot(assembled(done))[0].versions == {VERSION_A: 40}
 
 
 def test_a_rebuild_that_was_stopped_goes_on_where_it_was_and_embeds_no_pin_twice(tmp_path: Path) -> None:

@@ -111,6 +111,51 @@ def test_rows_of_other_tiers_do_not_close_a_tiers_hour(tmp_path: Path) -> None:
     assert revisions(room, one.cut()[0].snapshot_id) == {ours: 1}
 
 
+def ours_of(pins: range) -> set[int]:
+    return {pin for pin in pins if in_tier(np.array([pin]), FAST)[0]}
+
+
+def test_a_tier_that_lost_buckets_cuts_without_the_pins_that_it_had_there(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    for pin in range(60):
+        room.topic.put(*row(pin))
+    whole = cutter(room, Tier(name="fast"))
+    read_all(whole)
+    assert [one.rows for one in whole.cut()] == [60]
+
+    narrowed = cutter(room)
+    room.topic.put(*row(min(ours_of(range(60))), 1))
+    read_all(narrowed)
+    (manifest,) = narrowed.cut()
+
+    assert set(revisions(room, manifest.snapshot_id)) == ours_of(range(60)) != set(range(60))
+
+
+def test_a_tier_that_lost_buckets_is_cut_again_though_no_row_has_come(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    for pin in range(60):
+        room.topic.put(*row(pin))
+    whole = cutter(room, Tier(name="fast"), wall=True)
+    read_all(whole)
+    whole.cut()
+    room.now_ms += HOUR_MS
+
+    (manifest,) = cutter(room, wall=True).cut()
+
+    assert set(revisions(room, manifest.snapshot_id)) == ours_of(range(60))
+    room.now_ms += HOUR_MS
+    assert cutter(room, wall=True).cut() == []
+
+
+def test_pins_of_other_tiers_in_a_batch_snapshot_are_not_folded_in(tmp_path: Path) -> None:
+    room = rollover(tmp_path)
+    base(room, dict.fromkeys(range(60), 5), version=VERSION_A)
+
+    (manifest,) = [one for one in cutter(room).cut() if VERSION_A in one.versions]
+
+    assert set(revisions(room, manifest.snapshot_id)) == ours_of(range(60))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_recut_of_a_tier_from_the_same_offsets_and_base_is_identical(tmp_path: Path, seed: int) -> None:
     written = []
@@ -287,6 +332,18 @@ def test_a_tower_that_leaves_live_is_dropped_within_a_second_and_not_at_the_next
     one.step()
 
     assert status(one).live == [VERSION_A]
+
+
+def test_a_tower_that_leaves_live_is_dropped_after_the_clock_was_set_back_too(tmp_path: Path) -> None:
+    room = rollover(tmp_path)
+    one = cutter(room, EVERY)
+    read_all(one)
+    room.live = [tower(VERSION_A)]
+    room.now_ms -= 600_000
+
+    one.step()
+
+    assert one._table.versions == [VERSION_A]
 
 
 def test_a_cutter_that_was_away_reads_what_it_missed_before_it_makes_the_overdue_cut(tmp_path: Path) -> None:

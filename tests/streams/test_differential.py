@@ -21,9 +21,9 @@ from schemas.embeddings import PinEmbedded
 from schemas.events import PinAggregated, PinChanged
 from schemas.topics import PIN_AGGREGATED, PIN_CHANGED, PIN_EMBEDDED
 from schemas.vectors import CONTENT_DIMENSION, decode_fp16, encode_fp16
-from streams.embedded_broker import EmbeddedBroker
 from streams.kafka import KafkaSettings, producer_config
 from streams.worker_settings import WorkerSettings
+from tests.kafka_fixture import KafkaUnderTest
 from tests.schemas.examples import FULL_PIN_CHANGED
 from tests.streams.enrichment_oracle import read_all
 from tests.streams.running_worker import RunningWorker
@@ -110,13 +110,14 @@ def _cosines(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> np
     return cosines
 
 
-def test_the_workers_rows_are_a_batch_embedding_of_the_final_states(tmp_path: Path) -> None:
+def test_the_workers_rows_are_a_batch_embedding_of_the_final_states(
+    empty_broker: KafkaUnderTest, tmp_path: Path
+) -> None:
     tower, events = _tower(tmp_path), _events(random.Random(SEED))
     states = _final_states(events)
-    with EmbeddedBroker() as broker:
-        settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
-        _publish(settings, events)
-        streamed = _streamed(settings, tower, events)
+    settings = empty_broker.settings("differential")
+    _publish(settings, events)
+    streamed = _streamed(settings, tower, events)
     at_once = tower.embed(states)
     assert sorted(streamed) == states["pin_id"].tolist()
     rows = [streamed[pin] for pin in states["pin_id"].tolist()]

@@ -6,10 +6,10 @@ import pytest
 
 from streams.embedded_broker import EmbeddedBroker
 from streams.kafka import KafkaSettings
+from tests.kafka_fixture import EMBEDDED
 from tests.streams.kill_suite.driver import Place, run
 from tests.streams.kill_suite.plan import Act, Plan
 from tests.streams.kill_suite.processes import EXIT_SECONDS
-from tests.streams.kill_suite.report import EMBEDDED
 
 DRAINS = [5, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 

@@ -8,7 +8,7 @@ from features.store import MemoryStore, RecordStore
 from features.tier_slices import in_tier
 from schemas.codec import decode
 from schemas.embeddings import PinEmbedded, embedded_key
-from schemas.errors import DeadLetterReason, Refused
+from schemas.errors import DeadLetterReason, Refused, RetryableError
 from schemas.events import PinAggregated, PinChanged
 from schemas.tiers import Tier, Tiers
 from schemas.topics import PIN_AGGREGATED
@@ -17,7 +17,7 @@ from streams.embedded_tiers import EVERY_PIN, EmbeddedTiers
 from streams.enrichment import Enriched, enrich
 from streams.sources import SourceBatch
 from streams.tower_output import BROKEN_TOWER_PINS, PinEmbedder
-from tests.fakes import FakeEmbedded, FakePinTower
+from tests.fakes import FakeEmbedded, FakePinTower, FullPinTower
 from tests.schemas.examples import FULL_PIN_CHANGED, VERSION_A, VERSION_B, pin_changed
 from tests.streams.batches import events_batch, keyed, source_batch
 from tests.streams.mutated_events import mutated_events
@@ -164,6 +164,18 @@ def test_a_vector_that_is_not_finite_is_named_as_such_and_told_once_for_two_towe
     assert [(one.row, one.reason, one.model_version) for one in enriched.letters] == [
         (1, DeadLetterReason.NAN_EMBEDDING, towers[0].version)
     ]
+
+
+def test_a_device_without_memory_is_no_fault_of_the_pins() -> None:
+    """Of the serving tower the whole batch is tried again; it does not wait for another one."""
+    batch = events_batch([PinChanged(pin_id=pin, occurred_at_ms=5) for pin in (1, 2)])
+    with pytest.raises(RetryableError, match="no memory"):
+        _step(MemoryStore(PIN_RECORD), batch, towers=(FullPinTower(times=[9]),))
+    candidate = FullPinTower(version=VERSION_B, times=[9])
+    enriched = _step(MemoryStore(PIN_RECORD), batch, towers=(FakePinTower(), candidate))
+    assert enriched.letters == []
+    assert [len(rows) for rows in enriched.rows] == [2, 0]
+    assert [one.version for one in enriched.left_out] == [VERSION_B]
 
 
 def test_a_tower_that_fails_on_everything_stops_the_step() -> None:

@@ -62,6 +62,43 @@ def test_when_all_are_silent_time_goes_on_at_the_pace_of_the_wall_clock() -> Non
     assert times == [300, 300, 500, 530]
 
 
+def test_time_goes_on_in_silence_from_where_the_process_before_this_one_left_it() -> None:
+    stored, times = 300, []
+    for _ in range(3):
+        made = EventClock(("a", "b"), ClockRules(100, 100), {A: 300, B: 280}, {0: stored})
+        for now_ms in (1_000, 1_100, 1_130, 1_160):
+            made.tick(now_ms)
+            made.watch(0)
+            stored = made.watermark(0)
+        times.append(stored)
+
+    assert times == [360, 420, 480]
+
+
+def test_a_clock_that_first_looks_in_mid_silence_loses_nothing_of_it() -> None:
+    made = EventClock(("a", "b"), ClockRules(0, 100), {A: 300}, {0: 400})
+    made.tick(1_000)
+    made.watch(0)
+    made.tick(1_110)
+
+    assert made.watermark(0) == 410
+
+
+def test_each_silence_counts_from_where_time_stood_when_it_began() -> None:
+    made, times = clock(), []
+    made.saw(A, 500)
+    for now_ms in (1_150, 1_250):
+        made.tick(now_ms)
+        times.append(made.watermark(0))
+    made.saw(A, 510)
+    made.saw(B, 505)
+    for now_ms in (1_260, 1_350, 1_360):
+        made.tick(now_ms)
+        times.append(made.watermark(0))
+
+    assert times == [550, 650, 650, 650, 660]
+
+
 def test_without_an_idle_allowance_it_waits_for_ever() -> None:
     made = clock(idle_ms=0)
     made.saw(A, 500)

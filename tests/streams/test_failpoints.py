@@ -17,6 +17,7 @@ from confluent_kafka import Producer
 from schemas.topics import PIN_AGGREGATED, PIN_CHANGED, PIN_EMBEDDED
 from streams.embedded_broker import EmbeddedBroker
 from streams.kafka import KafkaSettings, producer_config
+from tests.kafka_fixture import KafkaUnderTest
 from tests.schemas.examples import VERSION_A, VERSION_B
 from tests.streams.embedded_rows_on_a_topic import row
 from tests.streams.enrichment_oracle import publish, read_all
@@ -36,6 +37,19 @@ CHAINS = {
     "cutter": list(CUTTER_SITES),
 }
 """Each process of a chain takes up what the one before it was killed at, and is killed elsewhere."""
+
+CHAINS_ON_KAFKA = {
+    "worker": [
+        "between_store_and_produce",
+        "before_acknowledgement",
+        "between_produce_and_commit",
+        "after_commit",
+        "during_flush",
+        "during_restore",
+    ],
+    "cutter": ["before_ready", "after_publication"],
+}
+"""The same on a real Kafka where what Kafka has, and has not, makes the difference."""
 
 ONCE = ("during_flush", "between_flush_and_checkpoint", *RECOVERY_SITES, *BACKFILL_SITES, *CUTTER_SITES)
 """Failpoints that a process may reach no more than once; the others are hit at one of the first times."""
@@ -68,13 +82,16 @@ class Chain:
         self._random = random.Random(seed)
         self._state, self._snapshots = root / "state", root / "snapshots"
 
-    def run(self) -> Outcome:
-        """On a broker of its own."""
+    def run(self, settings: KafkaSettings) -> Outcome:
+        """On a broker whose topics are empty."""
         self._root.mkdir(parents=True)
+        cutting = set(self._names) <= set(CUTTER_SITES)
+        return self._of_cutters(settings) if cutting else self._of_workers(settings)
+
+    def run_embedded(self) -> Outcome:
+        """On a broker of its own."""
         with EmbeddedBroker() as broker:
-            settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
-            cutting = set(self._names) <= set(CUTTER_SITES)
-            return self._of_cutters(settings) if cutting else self._of_workers(settings)
+            return self.run(KafkaSettings(bootstrap_servers=broker.bootstrap_servers))
 
     def _child(self, module: str, arguments: list[str], options: dict[str, str]) -> Child:
         command = python(f"tests.streams.{module}", arguments, options)
@@ -99,7 +116,11 @@ class Chain:
     def _of_workers(self, settings: KafkaSettings) -> Outcome:
         arguments = [settings.bootstrap_servers, str(self._state), "worker", str(BATCH)]
         options, versions, kills = (
-            {"flush-seconds": "0.1", "session-timeout-ms": "1000"},
+            {
+                "flush-seconds": "0.1",
+                "session-timeout-ms": "1000",
+                "group": settings.enrichment_group,
+            },
             [VERSION_A],
             dict[str, Kill](),
         )
@@ -121,7 +142,8 @@ class Chain:
         return Outcome(kills, _faults(check(history(settings, versions)).counts(), AT_THE_END))
 
     def _of_cutters(self, settings: KafkaSettings) -> Outcome:
-        arguments, options = [settings.bootstrap_servers, str(self._snapshots)], {"every-seconds": "0.2"}
+        arguments = [settings.bootstrap_servers, str(self._snapshots)]
+        options = {"every-seconds": "0.2", "group": settings.cutter_group}
         kills = dict[str, Kill]()
         with closing(SnapshotReader(self._snapshots)) as reader:
             for revision, name in enumerate(self._names):
@@ -191,7 +213,10 @@ def outcomes(
     root, times = tmp_path_factory.mktemp("failpoints"), int(request.param)
     with ThreadPoolExecutor(len(CHAINS)) as pool:
         yield {
-            chain: [pool.submit(Chain(names, seed, root / f"{chain}-{seed}").run) for seed in range(times)]
+            chain: [
+                pool.submit(Chain(names, seed, root / f"{chain}-{seed}").run_embedded)
+                for seed in range(times)
+            ]
             for chain, names in CHAINS.items()
         }
 
@@ -207,6 +232,17 @@ def test_a_kill_at_a_failpoint_loses_nothing_and_leaves_nothing_twice(
     # Each was reached, exactly once a chain.
     assert [one.kills[name] for one in done] == [Kill(signal.SIGKILL, name, {})] * len(done)
     assert [one.faults for one in done] == [{}] * len(done)
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("chain", CHAINS_ON_KAFKA)
+def test_a_chain_of_kills_on_a_real_kafka_loses_nothing_and_leaves_nothing_twice(
+    chain: str, empty_kafka: KafkaUnderTest, tmp_path: Path
+) -> None:
+    names = CHAINS_ON_KAFKA[chain]
+    outcome = Chain(names, 0, tmp_path / chain).run(empty_kafka.settings(f"failpoints-{chain}"))
+    assert outcome == Outcome({name: Kill(signal.SIGKILL, name, {}) for name in names}, {})
 
 
 def test_every_failpoint_is_in_one_chain() -> None:

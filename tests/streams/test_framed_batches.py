@@ -10,6 +10,7 @@ from streams.wire_format import WireFormats, WriterSchema
 from tests.schemas.examples import pin_changed
 from tests.streams.batches import events_batch, source_batch
 from tests.streams.registry_double import Schemas, framed
+from tests.streams.test_protobuf_values import FIRST, NO_TEXT, proto2
 from tests.streams.test_wire_format import PIN, avro
 
 
@@ -51,6 +52,18 @@ def test_letters_keep_the_original_bytes_place_and_offset_of_a_framed_message() 
         (3, 53, b"3", plain_bad, DeadLetterReason.DECODE_ERROR),
         (4, 54, b"3", no_price, DeadLetterReason.SCHEMA_INVALID),
         (5, 55, b"5", None, DeadLetterReason.DECODE_ERROR),
+    ]
+
+
+def test_a_string_that_is_no_text_makes_one_letter_and_the_other_rows_go_on() -> None:
+    by_proto2 = formats(_2=WriterSchema("PROTOBUF", proto2("title")))
+    values = [framed_price(1, 10), framed(2, FIRST + NO_TEXT), framed_price(3, 30)]
+
+    decoded = decode_framed(source_batch([b"1", b"7", b"3"], values), by_proto2)
+
+    assert decoded.rows.tolist() == [0, 2]
+    assert [(one.row, one.value, one.reason) for one in decoded.letters] == [
+        (1, values[1], DeadLetterReason.SCHEMA_INVALID)
     ]
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,21 @@ def test_the_position_is_there_after_a_restart(tmp_path: Path) -> None:
     second.close()
 
     assert positions == {("ranking.logged.v1", 3): 5}
+
+
+def test_a_log_with_a_score_that_is_no_number_is_turned_down_whole(step: ImpressionsStep) -> None:
+    event = logged(0)
+    nan = replace(event, value=(event.value or b"").replace(b'"dot":0.25', b'"dot":NaN', 1))
+
+    result = step.apply([nan, logged(1)])
+
+    assert [(letter.reason, letter.message) for letter in result.letters] == [
+        (
+            DeadLetterReason.SCHEMA_INVALID,
+            "no impression can be made of it: dot: Input should be a finite number",
+        )
+    ]
+    assert len(result.outputs) == 2
 
 
 def test_a_bad_log_is_turned_down_and_the_next_one_is_not(step: ImpressionsStep) -> None:

@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 
 from schemas.codec import encode
-from schemas.errors import RetryableError
+from schemas.errors import Refused, RetryableError
 from schemas.topics import PIN_CHANGED
 from streams.embedded_broker import EmbeddedBroker
 from streams.kafka import KafkaSettings, ensure_topics
@@ -90,6 +93,29 @@ def test_a_second_run_puts_nothing_back(settings: KafkaSettings) -> None:
     assert run(settings) == ReplayCounts(replayed=2, would_fail=1)
     assert run(settings) == ReplayCounts(already_replayed=2, would_fail=1)
     assert put_back(settings) == {b"1": 1, b"2": 1}
+
+
+def test_of_two_letters_of_one_message_one_is_put_back(settings: KafkaSettings) -> None:
+    # Written twice around a kill between the letter and the commit; the third is of a topic made anew.
+    put_letters(settings, [letter(7), letter(7), letter(7, ingested_at_ms=5), letter(8, offset=-1)] * 2)
+
+    with TopicReader(settings) as reader:
+        rehearsed = rehearse(reader, JOB, lambda letter, result, why: None)
+    assert rehearsed == ReplayCounts(would_replay=4, already_replayed=4)
+    assert run(settings) == ReplayCounts(replayed=4, already_replayed=4)
+    assert put_back(settings) == {b"7": 2, b"8": 2}
+    assert run(settings) == ReplayCounts(already_replayed=8)
+
+
+def test_a_second_letter_that_comes_after_its_message_was_put_back_is_passed_over(
+    settings: KafkaSettings,
+) -> None:
+    put_letters(settings, [letter(7)])
+    run(settings)
+    put_letters(settings, [letter(7), letter(8)])
+
+    assert run(settings) == ReplayCounts(replayed=1, already_replayed=2)
+    assert put_back(settings) == {b"7": 1, b"8": 1}
 
 
 def test_letters_that_would_fail_again_stay_unless_forced_and_half_ones_always(
@@ -186,6 +212,45 @@ def test_the_second_of_two_waits_and_says_so_when_its_patience_ends(settings: Ka
         holding.join()
         second.close()
         first.close()
+
+
+class Complaining:
+    """A consumer that gets no partition and one error, again and again."""
+
+    def __init__(self, error: KafkaError) -> None:
+        self._message = SimpleNamespace(error=lambda: error)
+
+    def subscribe(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def poll(self, seconds: float) -> Any:
+        return self._message
+
+    def close(self) -> None:
+        pass
+
+
+def turn_that_hears(monkeypatch: pytest.MonkeyPatch, code: int, text: str) -> GroupTurn:
+    consumer = Complaining(KafkaError(code, text))
+    monkeypatch.setattr("streams.letter_replay.Consumer", lambda *_, **__: consumer)
+    return GroupTurn(KafkaSettings(), DLQ, time.monotonic, patience_seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    "code", [KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED]
+)
+def test_who_may_not_read_in_the_group_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    with pytest.raises(Refused, match=r"READ on group skewless-replay-\*") as refused:
+        turn_that_hears(monkeypatch, code, "not allowed").wait()
+
+    assert refused.value.came == "not allowed"
+
+
+def test_who_waits_in_vain_is_told_the_last_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = turn_that_hears(monkeypatch, KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down")
+
+    with pytest.raises(RetryableError, match=r"at work.*; the last error was: 1/1 brokers are down"):
+        turn.wait()
 
 
 def test_of_two_that_are_in_the_group_one_has_the_turn(settings: KafkaSettings) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.cloudevents import iso
 from schemas.codec import encode
-from streams.message_text import decoded, readable, readable_headers
+from streams.message_text import decoded, escaped, json_line, readable, readable_headers
 from tests.schemas.examples import pin_changed, pin_embedded
 
 
@@ -68,3 +68,20 @@ def test_what_is_no_vector_or_no_json_is_left_as_it_is() -> None:
 
 def test_moments_are_in_utc() -> None:
     assert (iso(1_500_000_000_007), iso(-1)) == ("2017-07-14T02:40:00.007Z", "")
+
+
+@pytest.mark.parametrize(("levels", "is_shown"), [(240, True), (254, False), (300, False), (1_000, False)])
+def test_what_is_too_deep_to_be_written_again_is_not_decoded(levels: int, is_shown: bool) -> None:
+    raw = b'{"a":' + b"[" * levels + b"]" * levels + b"}"
+
+    body = decoded("pin.changed.v1", raw)
+
+    assert (body is not None) == is_shown
+    assert orjson.dumps([{"letter": {"body": body}}])
+
+
+def test_what_would_move_the_cursor_is_escaped() -> None:
+    assert escaped("Crème [red]") == "Crème [red]"
+    assert escaped("a\x1b[2J\x9b") == "a\\u001b[2J\\u009b"
+    assert json_line({"é\x9b": ["\x7f", 1.5]}) == '{"é\\u009b":["\\u007f",1.5]}'
+    assert orjson.loads(json_line({"é\x9b": ["\x7f", 1.5]})) == {"é\x9b": ["\x7f", 1.5]}

@@ -5,6 +5,7 @@ from features.pin_state import PIN_RECORD
 from features.store import MemoryStore
 from schemas.errors import Refused
 from streams.positions import (
+    behind_the_group,
     check_cluster,
     check_not_ahead,
     plan_start,
@@ -85,3 +86,17 @@ def test_a_state_belongs_to_the_cluster_that_it_was_folded_from() -> None:
     assert check_cluster(_store(meta), "one") == {}
     with pytest.raises(Refused, match="state_of_another_cluster"):
         check_cluster(_store(meta), "two")
+
+
+def test_a_store_behind_its_group_was_not_the_last_to_have_the_partition() -> None:
+    store = _store(
+        position_meta({("pin.changed.v1", 0): 7, ("pin.changed.v1", 1): 7, ("pin.aggregated.v1", 1): 2})
+    )
+    committed = {
+        ("pin.changed.v1", 0): 7,
+        ("pin.aggregated.v1", 0): 0,
+        ("pin.changed.v1", 1): 6,
+        ("pin.aggregated.v1", 1): 3,
+        ("pin.changed.v1", 2): 1,
+    }
+    assert behind_the_group(store, committed) == {1, 2}

@@ -173,6 +173,57 @@ def test_a_wrapped_number_is_read() -> None:
     assert decode(PinChanged, read(FIRST + made.SerializeToString())) == pin_changed(price_micros=0)
 
 
+def proto2(name: str) -> str:
+    """A proto2 writer's file: its strings are not checked to be UTF-8, neither written nor read."""
+    file = theirs((name, TEXT, "one"), optional=False)
+    file.syntax = "proto2"
+    return base64_of(file.SerializeToString())
+
+
+# pin_id = 11: 7, occurred_at_ms = 12: 1, field 13: two bytes that are no UTF-8.
+NO_TEXT = b"\x58\x07" + b"\x60\x01" + b"\x6a\x02\xff\xfe"
+
+
+@pytest.mark.parametrize("name", ["title", "content_embedding"])
+def test_a_string_that_is_no_text_is_refused(name: str) -> None:
+    read = protobuf_reader(PinChanged, proto2(name), ())
+
+    with pytest.raises(InvalidMessage, match="schema_invalid: holds what JSON cannot"):
+        read(FIRST + NO_TEXT)
+
+
+def test_a_map_whose_key_is_no_text_is_refused() -> None:
+    file = descriptor_pb2.FileDescriptorProto(name="theirs.proto", package="their", syntax="proto2")
+    message = file.message_type.add(name="Theirs")
+    entry = message.nested_type.add(name="RowsEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=TEXT, label=1)
+    entry.field.add(name="value", number=2, type=INT64, label=1)
+    message.field.add(name="rows", number=1, type=MESSAGE, label=3, type_name=".their.Theirs.RowsEntry")
+    read = protobuf_reader(EmbeddingsCounted, base64_of(file.SerializeToString()), ())
+
+    with pytest.raises(InvalidMessage, match="schema_invalid: holds what JSON cannot"):
+        read(FIRST + b"\x0a\x04\x0a\x02\xff\xfe")
+
+
+def test_a_wrapper_of_many_numbers_is_refused() -> None:
+    wrapper = descriptor_pb2.FileDescriptorProto(name="odd.proto", package="google.protobuf", syntax="proto3")
+    wrapper.message_type.add(name="Numbers").field.add(name="value", number=1, type=INT64, label=3)
+    file = theirs()
+    file.dependency.append("odd.proto")
+    file.message_type[0].field.add(
+        name="price_micros", number=50, type=MESSAGE, type_name=".google.protobuf.Numbers", label=1
+    )
+    read = protobuf_reader(
+        PinChanged,
+        base64_of(file.SerializeToString()),
+        [("odd.proto", base64_of(wrapper.SerializeToString()))],
+    )
+
+    with pytest.raises(InvalidMessage, match="schema_invalid: price_micros is written"):
+        read(FIRST)
+
+
 def test_a_schema_may_import_another() -> None:
     other = descriptor_pb2.FileDescriptorProto(name="another name", package="their", syntax="proto3")
     other.message_type.add(name="Prices").field.add(name="values", number=1, type=INT64, label=3)

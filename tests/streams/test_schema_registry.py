@@ -144,6 +144,26 @@ def test_an_id_that_is_not_there_is_a_dead_letter_and_asked_for_again_later(
     assert registry.schema(7).text == "registered since"
 
 
+@pytest.mark.parametrize("schema_id", [2**31, 2**32 - 1])
+def test_an_id_that_no_registry_can_have_is_a_dead_letter_without_a_request(
+    double: RegistryDouble, registries: Registries, schema_id: int
+) -> None:
+    formats = WireFormats(registries(double.url))
+
+    with pytest.raises(
+        InvalidMessage, match=f"unknown_version: the schema registry has no schema {schema_id}"
+    ):
+        formats.to_json(PinChanged, framed(schema_id, b""))
+
+    assert double.asked == []
+
+
+def test_the_highest_id_is_asked_for(double: RegistryDouble, registries: Registries) -> None:
+    double.add(2**31 - 1, "text")
+
+    assert registries(double.url).schema(2**31 - 1).text == "text"
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -259,7 +279,7 @@ def test_a_ca_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
 def test_without_the_extra_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "confluent_kafka.schema_registry", None)
 
-    with pytest.raises(Refused, match=r"pip install 'skewless\[registry\]'"):
+    with pytest.raises(Refused, match=r"pip install '\.\[registry\]'"):
         registry_client(RegistrySettings(url="https://r"))
 
 

@@ -15,7 +15,7 @@ from streams.embedded_broker import EmbeddedBroker
 from streams.journals import journals
 from streams.kafka import KafkaSettings
 from streams.ship_sender import KafkaSender
-from streams.shipping import JournalShipper, ShipperSettings
+from streams.shipping import JournalShipper, ShipCounts, ShipperSettings
 from streams.topic_reader import TopicReader
 from tests.streams.raw_events import ranking_log
 from tests.streams.test_journals import move
@@ -199,6 +199,57 @@ def test_a_deleted_file_is_forgotten(world: World) -> None:
     shipper.ship_once()
 
     assert b"000001" not in world.positions.read_bytes()
+
+
+def test_once_comes_to_an_end_while_a_server_writes_on(world: World) -> None:
+    world.log("r1", "r2")
+    shipper, written = world.shipper(), 0
+
+    def write(_: ShipCounts) -> None:
+        nonlocal written
+        written += 1
+        assert written < 100
+        world.log(f"later {written}")
+        world.log(f"other {written}", file=2)
+
+    first = shipper.ship_once(write)
+    second = shipper.ship_once(write)
+
+    assert (first, second) == (2, 2)
+    assert world.keys() == [b"r1", b"r2", b"later 1", b"other 1"]
+
+
+def test_a_signal_is_heard_while_there_is_more_to_send_and_nothing_is_lost(world: World) -> None:
+    for number in range(1, 4):
+        world.log(f"r{number}", file=number)
+    shipper = world.shipper()
+
+    def stopped() -> bool:
+        # From the moment that the first line is on its way.
+        return bool(world.sender.queued or world.sender.has)
+
+    shipper.ship_once(stopped=stopped)
+    before = world.keys()
+    shipper.run(stopped, lambda _: None)
+    world.shipper().ship_once()
+
+    assert before == [b"r1"]
+    assert world.keys() == [b"r1", b"r2", b"r3"]
+
+
+def test_a_server_that_always_has_another_line_does_not_keep_it_from_ending(world: World) -> None:
+    world.log("r0")
+    rounds = 0
+
+    def write(_: ShipCounts) -> None:
+        nonlocal rounds
+        rounds += 1
+        assert rounds < 100
+        world.log(f"r{rounds}")
+
+    world.shipper().run(lambda: rounds >= 3, lambda _: None, write)
+
+    assert rounds == 3
 
 
 def test_a_damaged_position_file_is_refused_by_name(world: World) -> None:

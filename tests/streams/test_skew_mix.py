@@ -1,22 +1,23 @@
 import pytest
 
 from schemas.skew import EmbeddingsCounted
-from streams.skew_mix import Bucket, Move, mix, serving_at, tier_of
+from streams.skew_mix import Bucket, Move, mix, serving_at, tiers_of
 from tests.streams.raw_events import VERSION_A, VERSION_B, ranking_log
 
 
 @pytest.mark.parametrize(
-    ("snapshot_id", "tier"),
+    ("snapshot_id", "tiers"),
     [
-        ("realtime-20170101T00Z-01234567", "realtime"),
-        ("batch-eu-20170101T00Z-01234567", "batch-eu"),
-        ("realtime-20170101T05Z-01234567+batch-20170101T00Z-89abcdef", "realtime"),
-        ("unnamed", "default"),
-        ("realtime-2017-01234567", "default"),
+        ("realtime-20170101T00Z-01234567", ["realtime"]),
+        ("batch-eu-20170101T00Z-01234567", ["batch-eu"]),
+        ("realtime-20170101T05Z-01234567+batch-20170101T00Z-89abcdef", ["realtime", "batch"]),
+        ("batch-20170101T05Z-01234567+batch-20170101T00Z-89abcdef+odd", ["batch", "default"]),
+        ("unnamed", ["default"]),
+        ("realtime-2017-01234567", ["default"]),
     ],
 )
-def test_the_tier_is_what_the_snapshots_id_begins_with(snapshot_id: str, tier: str) -> None:
-    assert tier_of(snapshot_id, "default") == tier
+def test_the_tiers_are_what_the_snapshots_ids_begin_with(snapshot_id: str, tiers: list[str]) -> None:
+    assert tiers_of(snapshot_id, "default") == tiers
 
 
 def test_the_serving_versions_of_a_stretch_of_time() -> None:

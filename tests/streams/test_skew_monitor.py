@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from schemas.codec import decode
 from schemas.errors import DeadLetterReason
 from schemas.logs import ReleasePublished
 from schemas.skew import EmbeddingsCounted, SkewAlerted
+from schemas.topics import EMBEDDINGS_COUNTED, RANKING_LOGGED, RELEASE_PUBLISHED
+from streams.positions import Partition
 from streams.skew_alerts import SkewRules
 from streams.skew_monitor import SkewMonitorStep
 from streams.skew_telemetry import SkewTelemetry
@@ -20,11 +22,11 @@ START_MS = 1_700_000_000_000
 SECOND = 1_000
 
 
-def release(version: str, second: float, *, tier: str = "realtime") -> ReleasePublished:
+def release(version: str, second: float, *, tier: str = "realtime", joined: str = "") -> ReleasePublished:
     return ReleasePublished(
         release_id=f"release-{version[0]}",
         tower_version=version,
-        snapshot_id=f"{tier}-20170101T00Z-01234567",
+        snapshot_id=f"{tier}-20170101T00Z-01234567{joined}",
         action="publish",
         actor="test",
         reason="test",
@@ -62,13 +64,15 @@ class Monitor:
     rules: SkewRules = field(default_factory=SkewRules)
     sent: list[Output] = field(default_factory=list)
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
+    offsets: dict[str, int] = field(default_factory=dict)
+    log: list[RawEvent] = field(default_factory=list)
+    told: Callable[[], Sequence[SkewAlerted]] = tuple
 
     def __post_init__(self) -> None:
-        self.offsets: dict[str, int] = {}
         self.step = self.open()
 
     def open(self) -> SkewMonitorStep:
-        return SkewMonitorStep(self.path, self.rules, SkewTelemetry(self.metrics))
+        return SkewMonitorStep(self.path, self.rules, SkewTelemetry(self.metrics), self.told)
 
     def restart(self) -> None:
         self.step.close()
@@ -88,7 +92,9 @@ class Monitor:
         return raw(message, self.offsets[topic], key=key.encode())
 
     def take(self, *messages: BaseModel) -> None:
-        self.step.apply([self.event(one) for one in messages])
+        events = [self.event(one) for one in messages]
+        self.log += events
+        self.step.apply(events)
 
     def tick(self, second: float) -> list[Output]:
         outputs = self.step.tick(START_MS + int(second * SECOND)).outputs
@@ -246,6 +252,88 @@ def test_a_raised_alert_is_the_same_after_a_restart_and_is_cleared_there(monitor
     assert monitor.rows() == [("stream_not_aligned", "raised"), ("stream_not_aligned", "cleared")]
 
 
+def everything() -> list[Partition]:
+    topics = (RANKING_LOGGED, RELEASE_PUBLISHED, EMBEDDINGS_COUNTED)
+    return [(topic.name, number) for topic in topics for number in range(topic.partitions)]
+
+
+def raised_by(path: Path) -> Monitor:
+    """A monitor that has raised an alert at 30 and saw nothing but skew until 60."""
+    monitor = Monitor(path)
+    monitor.take(release(VERSION_A, -300))
+    for second in range(60):
+        monitor.take(embedded(second, [VERSION_B]))
+        monitor.tick(second)
+    assert monitor.rows() == [("stream_not_aligned", "raised")]
+    monitor.step.close()
+    return monitor
+
+
+def clean(monitor: Monitor, since: int, until: int) -> None:
+    for second in range(since, until):
+        monitor.take(embedded(second, [VERSION_A]))
+        monitor.tick(second)
+
+
+def test_an_alert_whose_monitor_has_lost_its_state_is_cleared_by_the_next_one(tmp_path: Path) -> None:
+    gone = raised_by(tmp_path / "gone")
+    fresh = Monitor(tmp_path / "fresh", told=gone.alerts, offsets=gone.offsets)
+    fresh.step.owned(everything())
+    fresh.tick(60)
+    fresh.step.apply(gone.log)
+    clean(fresh, 60, 1_000)
+    fresh.step.close()
+
+    assert fresh.rows() == [("stream_not_aligned", "cleared")]
+
+
+def test_a_monitor_takes_a_newer_alert_over_and_keeps_its_own_newer_one(tmp_path: Path) -> None:
+    gone = raised_by(tmp_path / "gone")
+    told: list[SkewAlerted] = []
+    standby = Monitor(tmp_path / "standby", told=lambda: told, offsets=gone.offsets)
+    standby.step.owned([(RANKING_LOGGED.name, 0)])
+    standby.step.apply(gone.log)
+    standby.tick(60)
+    told += gone.alerts()
+    standby.step.owned(everything())
+    clean(standby, 60, 1_000)
+    after = standby.rows()
+    standby.step.owned(())
+    standby.step.owned(everything())
+    clean(standby, 1_000, 1_300)
+    standby.step.close()
+
+    assert after == standby.rows() == [("stream_not_aligned", "cleared")]
+
+
+def test_a_raised_alert_of_a_tier_that_has_fallen_silent_stays_on_the_gauge_over_a_restart(
+    monitor: Monitor,
+) -> None:
+    monitor.take(answer(1, VERSION_A, VERSION_B))
+    monitor.tick(1)
+    monitor.take(embedded(5_000, [VERSION_A], tier="batch"))
+    monitor.restart()
+    monitor.tick(5_000)
+
+    labels = {"tier": "realtime", "kind": "mixed_responses"}
+    assert monitor.metrics.get_sample_value("skewless_skew_alert_active", labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("live", "alerts"), [(VERSION_B, []), (VERSION_A, [("stream_not_aligned", "raised")])]
+)
+def test_a_release_of_several_tiers_is_a_move_of_each(
+    monitor: Monitor, live: str, alerts: list[tuple[str, str]]
+) -> None:
+    both = release(VERSION_B, 0, tier="slow", joined="+fast-20170101T00Z-89abcdef")
+    monitor.take(release(VERSION_A, -1_000, tier="fast"), both)
+    for second in range(130, 200):
+        monitor.take(embedded(second, [live], tier="fast"))
+        monitor.tick(second)
+
+    assert monitor.rows() == alerts
+
+
 def test_an_alert_that_may_not_have_been_sent_is_sent_again_as_it_was(monitor: Monitor) -> None:
     monitor.take(answer(1, VERSION_A, VERSION_B))
     lost = monitor.tick(1)
@@ -343,9 +431,12 @@ def test_metrics_show_alerts_shares_and_versions_with_bounded_labels(monitor: Mo
 def test_a_process_that_does_not_see_every_partition_says_so(
     monitor: Monitor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monitor.step.own(frozenset(range(8)))
+    releases = [(RELEASE_PUBLISHED.name, 0)]
+    monitor.step.owned([(RANKING_LOGGED.name, number) for number in range(8)] + releases)
     silent = caplog.text
-    monitor.step.own(frozenset(range(4)))
+    # The counts are cut up finer than the answers: their numbers say nothing of those.
+    counts = [(EMBEDDINGS_COUNTED.name, number) for number in range(8)]
+    monitor.step.owned([(RANKING_LOGGED.name, number) for number in range(4)] + releases + counts)
 
     assert silent == ""
     assert "partitions 4, 5, 6, 7" in caplog.text

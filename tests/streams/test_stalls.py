@@ -1,4 +1,4 @@
-from streams.stalls import StallDetector
+from streams.stalls import StallDetector, lag_of
 from streams.step_source import Standing
 
 A, B = ("t", 0), ("t", 1)
@@ -42,7 +42,19 @@ def test_a_group_in_which_nothing_moves_is_a_stall_also_for_one_that_owns_nothin
 def test_a_topic_from_which_everything_was_deleted_has_no_messages() -> None:
     detector = StallDetector(10.0)
     for second in (0, 50):
-        assert detector.stalled({A: Standing(9, 9, None)}, ALL, second) is None
+        # Also where the group stands in what has gone: there is nothing that could move it.
+        assert detector.stalled({A: Standing(9, 9, None), B: Standing(9, 9, 5)}, ALL, second) is None
+
+
+def test_the_lag_is_of_messages_that_are_there() -> None:
+    places = [
+        Standing(0, 9, None),
+        Standing(4, 9, None),
+        Standing(0, 9, 5),
+        Standing(7, 9, 5),
+        Standing(9, 9, 5),
+    ]
+    assert [lag_of(one) for one in places] == [9, 5, 4, 2, 0]
 
 
 def test_while_the_broker_was_away_nothing_could_move() -> None:

@@ -2,7 +2,6 @@ import pytest
 
 from schemas.errors import DeadLetterReason, InvalidMessage, Refused, RetryableError
 from schemas.topics import PIN_EMBEDDED
-from streams.steps import PartitionOwner, Step
 from streams.wire_format import WireFormats, WriterSchema
 
 from .registry_double import Schemas, framed
@@ -36,14 +35,31 @@ def test_the_first_call_of_a_step_is_a_tick() -> None:
     assert around.step.calls == ["tick", "apply", "apply"]
 
 
-def test_a_step_learns_its_partitions_before_it_catches_up() -> None:
-    step: Step = EchoStep()
-    assert isinstance(step, PartitionOwner)
-    around = Around(source=_log(3))
-    around.source.committed[LANE] = 3
+def test_a_step_learns_its_partitions_and_what_it_lacks_of_them_before_it_catches_up() -> None:
+    around = Around(source=_log(2))
+    around.source.committed[LANE] = 2
+    around.driver.assigned([LANE, (TOPIC, 1)])
+    assert around.step.calls == ["owned [0, 1] behind [0]", "tick", "apply", "apply", "owned [0, 1]"]
+    assert around.metric("partitions") == 2
+
+
+def test_what_the_group_has_committed_has_its_letters_already() -> None:
+    """A second letter would be replayed as a second message, under an offset of its own."""
+    log = [event(0, value=b"bad"), event(1), event(2, value=b"bad")]
+    around = Around(source=MemorySource({LANE: log}, {LANE: 2}))
+
     around.driver.assigned([LANE])
-    assert around.step.calls == ["owned [0]", "tick", "apply", "apply", "apply"]
-    assert around.metric("partitions") == 1
+    assert around.outlet.letters == []
+    assert around.metric("dead_letters_total", reason=DeadLetterReason.DECODE_ERROR.value) == 0
+    around.driver.take(log[2:])
+    assert [one.event.offset for one in around.outlet.letters] == [2]
+
+
+def test_a_hole_that_the_group_has_not_committed_keeps_its_letters() -> None:
+    log = [event(0), event(1, value=b"bad"), event(2)]
+    around = Around(source=MemorySource({LANE: log}))
+    around.driver.take([log[0], log[2]])
+    assert [one.event.offset for one in around.outlet.letters] == [1]
 
 
 def test_what_another_worker_had_is_read_at_assignment_and_its_rows_are_sent() -> None:
@@ -151,6 +167,8 @@ def test_rows_of_a_partition_that_was_lost_meanwhile_are_left_to_its_new_owner()
     # A letter is never left out: two are better than none.
     assert len(around.outlet.letters) == 1
     assert around.metric("disowned_outputs_total") == 1
+    # The step hears of it before its next call, which would let it forget what it has given out.
+    assert around.step.calls == ["tick", "apply", "owned [1]"]
 
 
 def test_a_tick_says_whether_there_is_more() -> None:

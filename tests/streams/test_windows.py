@@ -5,7 +5,6 @@ import pytest
 from features.windows import DAY_MS
 from schemas.errors import DeadLetterReason
 from schemas.topics import ENGAGEMENT_OBSERVED, VISIT_OBSERVED
-from streams.steps import PartitionOwner, Step
 from streams.windows import RESULTS
 
 from .window_events import FIRST_DAY, Log, Told, settle, step_at, value_of
@@ -15,12 +14,6 @@ _LANES = [(VISIT_OBSERVED.name, 0), (VISIT_OBSERVED.name, 1)]
 
 def _ms(day: int) -> int:
     return (FIRST_DAY + day) * DAY_MS
-
-
-def test_it_is_a_step_that_wants_to_know_its_partitions(tmp_path: Path) -> None:
-    step: Step = step_at(tmp_path)
-    assert isinstance(step, PartitionOwner)
-    step.close()
 
 
 def test_today_is_not_counted_and_a_day_later_it_is(tmp_path: Path) -> None:
@@ -247,13 +240,125 @@ def test_a_sweep_stops_for_a_partition_that_has_gone_to_another_worker(tmp_path:
     step.close()
 
 
+def test_a_piece_that_was_held_back_is_told_when_its_partition_is_back(tmp_path: Path) -> None:
+    log, told, step = Log(), Told(), step_at(tmp_path)
+    step.owned(_LANES)
+    step.apply([log.add(1, 99)])
+    step.apply([log.add(3, 100)])
+    while not (result := step.tick(0)).outputs:
+        assert result.more
+    # The piece was not sent: its partition had gone. It comes back before anything else has happened.
+    step.owned(_LANES[:1])
+    step.owned(_LANES)
+    settle(step, told)
+    assert told.rows == {1: (100, ([1] * 4, [0] * 4))}
+    step.close()
+
+
+def test_what_catches_up_is_told_when_it_has_and_once(tmp_path: Path) -> None:
+    log, told, step = Log(), Told(), step_at(tmp_path)
+    step.owned(_LANES, behind=_LANES[1:])
+    # Events of the other kind are still to come: what is told of it now would lack them.
+    assert not any(told.result(step.apply([log.add(1, day)])) for day in (1, 97, 99))
+    assert settle(step, told) == 1
+    assert told.count == 0
+
+    step.owned(_LANES)
+    settle(step, told)
+    assert told.rows == {1: (99, ([0, 1, 1, 1], [0] * 4))}
+    assert told.count == 1
+    step.close()
+
+
+def test_pins_of_what_was_caught_up_are_told_also_when_the_day_asks_for_nothing(tmp_path: Path) -> None:
+    """Whoever had the partition may have been at an earlier day, and have told them as of that."""
+    log, told, step = Log(), Told(), step_at(tmp_path)
+    step.owned(_LANES)
+    step.apply([log.add(1, 50), log.add(2, 100)])
+    settle(step, told)
+    step.owned(_LANES[:1])
+    step.owned(_LANES, behind=_LANES[1:])
+    # Counted, too old to be counted, and of today.
+    step.apply([log.add(1, 97), log.add(3, 9), log.add(5, 100)])
+    step.close()
+
+    step, told = step_at(tmp_path), Told()
+    step.owned(_LANES)
+    settle(step, told)
+    assert told.rows == {1: (100, ([0, 1, 1, 2], [0] * 4)), 3: (100, ([0] * 4, [0] * 4))}
+    assert told.count == 2
+    assert not step.tick(0).more
+    step.close()
+
+
+def test_a_state_that_was_away_tells_what_looks_to_it_as_if_nothing_had_changed(tmp_path: Path) -> None:
+    """Windows as of the day it left and of the day it is back are the same; in between they were not."""
+    log, told, step = Log(), Told(), step_at(tmp_path)
+    step.owned(_LANES)
+    step.apply([log.add(1, 50)])
+    settle(step, told)
+    step.owned(_LANES[:1])
+    step.apply([log.add(2, 150)])
+    settle(step, told)
+    assert told.rows == {}
+    # Whoever had the partition meanwhile told the visit and need not have told its end.
+    step.owned(_LANES)
+    settle(step, told)
+    assert told.rows == {1: (150, ([0] * 4, [0] * 4))}
+    step.close()
+
+
+def test_dates_of_1970_are_dates(tmp_path: Path) -> None:
+    """A producer that sends seconds for milliseconds is wrong, and no reason to end at every start."""
+    log, told = Log(), Told()
+    step = step_at(tmp_path)
+    step.apply([log.add(1, 20 - FIRST_DAY), log.add(2, 20 - FIRST_DAY)])
+    step.apply([log.add(3, 40 - FIRST_DAY), log.add(4, 50 - FIRST_DAY)])
+    settle(step, told)
+    assert told.rows[1] == (50 - FIRST_DAY, ([0, 0, 1, 1], [0] * 4))
+    step.apply([log.add(5, 100), log.add(7, 99)])
+    step.close()
+
+    step = step_at(tmp_path)
+    settle(step, told)
+    assert told.rows == {
+        1: (100, ([0] * 4, [0] * 4)),
+        2: (100, ([0] * 4, [0] * 4)),
+        3: (100, ([0] * 4, [0] * 4)),
+        7: (100, ([1] * 4, [0] * 4)),
+    }
+    step.close()
+
+
 def test_a_pin_with_counts_on_many_days_is_told_once_when_the_day_changes(tmp_path: Path) -> None:
     log, told, step = Log(), Told(), step_at(tmp_path)
-    step.apply([log.add(1, day) for day in (10, 70, 93, 99, 100)])
+    step.apply([log.add(1, day) for day in (10, 70, 94, 99, 100)])
     step.apply([log.add(3, 101)])
     settle(step, told)
-    assert told.rows[1] == (101, ([1, 2, 3, 4], [0] * 4))
+    assert told.rows[1] == (101, ([1, 3, 3, 4], [0] * 4))
     assert told.count == 1
+    step.close()
+
+
+def test_a_pin_all_of_whose_counts_expire_at_once_is_told_once_too(tmp_path: Path) -> None:
+    log, told, step = Log(), Told(), step_at(tmp_path)
+    step.apply([log.add(1, 10), log.add(1, 12)])
+    step.apply([log.add(3, 99)])
+    step.apply([log.add(3, 200)])
+    settle(step, told)
+    assert told.rows[1] == (200, ([0] * 4, [0] * 4))
+    assert step._store.counts([(1, 1)]) == [None]
+    step.close()
+
+
+def test_a_pin_some_of_whose_counts_expire_is_told_once_too(tmp_path: Path) -> None:
+    log, told, step = Log(), Told(), step_at(tmp_path)
+    step.apply([log.add(1, 10)])
+    step.apply([log.add(1, 99)])
+    step.apply([log.add(3, 101)])
+    settle(step, told)
+    assert told.rows[1] == (101, ([0, 1, 1, 1], [0] * 4))
+    assert told.count == 2
     step.close()
 
 
@@ -269,6 +374,7 @@ def test_a_new_event_leaves_the_oldest_day_of_the_longest_window_in_place(tmp_pa
 def test_a_change_of_day_is_done_in_bounded_pieces_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     log, told = Log(), Told()
     step = step_at(tmp_path, sweep_pins=10)
+    step.owned(_LANES)
     step.apply([log.add(2 * number + 1, 99) for number in range(100)])
     step.apply([log.add(1_000_001, 100)])
     pieces = []
@@ -278,6 +384,7 @@ def test_a_change_of_day_is_done_in_bounded_pieces_and_goes_on_after_a_kill(tmp_
     step.close()  # As a kill would: whether the fourth piece was sent is not known.
 
     step = step_at(tmp_path, sweep_pins=10)
+    step.owned(_LANES)
     rest = Told()
     ticks = settle(step, rest)
     # The piece in doubt is told again, the three before it are not: 70 Pins in 7 pieces.

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -90,6 +92,7 @@ class _World:
         self.sent = self.poison = 0
         self._source = KafkaStepSource(settings, GROUP)
         self._partitions = self._source.partitions(TOPICS)
+        self.settled: Counter[tuple[str, int, int]] = Counter()
 
     def publish(self, count: int) -> None:
         """Events of all days, many of them late; some sent twice by their producer, some poison."""
@@ -150,15 +153,22 @@ class _World:
             if told.get(pin, (0, nothing))[1] != windows
         }
 
-    def letters(self) -> int:
-        """Poison messages with a letter, each counted once however often it was sent."""
-        places = set()
+    def letters(self) -> Counter[tuple[str, int, int]]:
+        """How many letters each poison message has, by its place."""
+        places: Counter[tuple[str, int, int]] = Counter()
         for topic in TOPICS:
             for letter in read_all(self._settings, f"{topic}.dlq"):
-                story = dict(letter.headers() or [])
+                story: dict[str, Any] = dict(letter.headers() or [])
                 assert story["x-dlq-stage"] == b"windows"
-                places.add((topic, story["x-dlq-partition"], story["x-dlq-offset"]))
-        return len(places)
+                places[topic, int(story["x-dlq-partition"]), int(story["x-dlq-offset"])] += 1
+        return places
+
+    def note_settled_letters(self) -> None:
+        """Remember the letters of what the group is done with; nobody runs now, and no more may come."""
+        had = {place: one.committed or 0 for place, one in self._source.standing(self._partitions).items()}
+        for (topic, partition, offset), count in self.letters().items():
+            if offset < had[topic, partition]:
+                self.settled[topic, partition, offset] = count
 
     def close(self) -> None:
         self._source.close()
@@ -188,7 +198,9 @@ def _world(seed: int, bootstrap_servers: str | None = None) -> Iterator[_World]:
 def _finish(world: _World, process: _Process) -> None:
     _wait(lambda: world.done() == world.sent, [process], lambda: f"{world.done()} of {world.sent}")
     _wait(lambda: not world.wrong(), [process], world.wrong)
-    assert world.letters() == world.poison > 0
+    letters = world.letters()
+    assert len(letters) == world.poison > 0
+    assert {place: letters[place] for place in world.settled} == world.settled
     assert process.stop() == 0
 
 
@@ -198,6 +210,7 @@ def _live_and_die(world: _World, state: Path, name: str, events: int) -> None:
         until = min(world.sent - 1, world.done() + events)
         _wait(lambda: world.done() >= until, [process], lambda: f"{world.done()} of {until}")
         process.kill()
+        world.note_settled_letters()
 
 
 @pytest.mark.parametrize(
@@ -234,6 +247,7 @@ def test_a_lost_disk_is_made_good_from_the_topics(tmp_path: Path) -> None:
     with _world(seed=2) as world:
         world.publish(1_000)
         _live_and_die(world, tmp_path, "first", 500)
+        assert world.settled
         shutil.rmtree(tmp_path / "windows")
         world.end_the_last_day()
         with _process(world._settings, tmp_path, "second") as process:

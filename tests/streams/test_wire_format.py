@@ -117,6 +117,15 @@ def test_a_schema_may_refer_to_another() -> None:
     )
 
 
+def doubled(levels: int) -> Avro:
+    """A record of two records of two records …, the innermost of which has no fields."""
+    inner: Any = {"type": "record", "name": "L0", "fields": []}
+    for level in range(1, levels + 1):
+        fields = [{"name": "a", "type": inner}, {"name": "b", "type": f"L{level - 1}"}]
+        inner = {"type": "record", "name": f"L{level}", "fields": fields}
+    return record(("nothing", inner))
+
+
 HOSTILE: dict[str, Avro] = {
     "a type inside itself": record(("next", ["null", "Theirs"])),
     "a type inside another inside itself": record(
@@ -136,6 +145,9 @@ HOSTILE: dict[str, Avro] = {
     "an array of fixed nothing": record(
         ("nothing", {"type": "array", "items": {"type": "fixed", "name": "F", "size": 0}})
     ),
+    "records of nothing, doubled": doubled(40),
+    "a fixed nothing": record(("nothing", {"type": "fixed", "name": "F", "size": 0})),
+    "over a thousand fields": record(*((f"f{number}", "null") for number in range(999))),
     "no record": {"type": "array", "items": "long"},
     "an unknown type": record(("x", "no-such-type")),
     "an empty object": {},
@@ -149,6 +161,21 @@ def test_an_avro_schema_that_is_hostile_or_none_is_refused_before_it_reads(name:
         reads_avro(HOSTILE[name], b"\x0e\x00\x80\x80\x80\x80\x80\x80\x80\x01\x00")
 
     assert refused.value.reason is DeadLetterReason.UNKNOWN_VERSION
+
+
+def test_a_record_of_nulls_and_a_choice_of_an_empty_record_are_read() -> None:
+    empty = {"type": "record", "name": "E", "fields": []}
+    schema = record(("nothing", "null"), ("none", {"type": "null"}), ("either", ["null", empty]))
+
+    assert (
+        reads_avro(schema, avro(schema, PIN | {"nothing": None, "none": None, "either": {}})) == pin_changed()
+    )
+
+
+def test_a_thousand_fields_are_read() -> None:
+    schema = record(*((f"f{number}", "null") for number in range(998)))
+
+    assert reads_avro(schema, avro(schema, PIN)) == pin_changed()
 
 
 @pytest.mark.parametrize("text", ["", "{", "7", '"long"', "[" * 5_000, "\x00"])

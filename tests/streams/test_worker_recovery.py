@@ -20,7 +20,7 @@ from streams.state_flush import StateFlush
 from streams.telemetry import EnrichmentTelemetry
 from streams.worker import EnrichmentWorker
 from streams.worker_settings import WorkerSettings
-from tests.fakes import FakePinTower
+from tests.fakes import FakePinTower, FullPinTower
 from tests.schemas.examples import VERSION_A
 from tests.streams.enrichment_oracle import Oracle, check, publish, read_all
 from tests.streams.running_worker import SETTINGS, RunningWorker
@@ -89,9 +89,11 @@ def _applied(running: RunningWorker | _Stepped) -> float:
     return sum(running.value("events_total", topic=topic, result="applied") for topic in topics)
 
 
-def _run_to_the_end(kafka: KafkaSettings, store: MemoryStore, at_least: int | None = None) -> None:
+def _run_to_the_end(
+    kafka: KafkaSettings, store: MemoryStore, at_least: int | None = None, tower: FakePinTower = TOWER
+) -> None:
     """Until as many events have been counted as are on the sources (or `at_least`)."""
-    running, total = RunningWorker(kafka, store, [TOWER]), at_least or _events(kafka)
+    running, total = RunningWorker(kafka, store, [tower]), at_least or _events(kafka)
     topics = ("pin.changed.v1", "pin.aggregated.v1")
     results = ("applied", "dead_lettered", "caught_up", "redelivered")
     deadline = time.monotonic() + 30
@@ -226,3 +228,11 @@ def test_what_was_embedded_is_counted_by_tower_version(kafka: KafkaSettings) -> 
     assert all(one.pins == one.rows[VERSION_A] for one in counted)
     rows = [decode(PinEmbedded, one.value()) for one in read_all(kafka, PIN_EMBEDDED.name)]
     assert sum(one.pins for one in counted) <= len(rows)
+
+
+def test_a_device_without_memory_is_waited_for_and_its_batch_embedded_after_all(kafka: KafkaSettings) -> None:
+    publish(kafka, 200, pins=PINS, seed=8)
+    tower = FullPinTower(times=[2])
+    _run_to_the_end(kafka, MemoryStore(PIN_RECORD), tower=tower)
+    assert tower.times == [0]
+    check(kafka, Oracle().fold(kafka), VERSION_A)  # every Pin has its row, and only poison has a letter

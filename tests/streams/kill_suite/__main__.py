@@ -16,10 +16,9 @@ from pathlib import Path
 from streams.embedded_broker import EmbeddedBroker
 from streams.kafka import KafkaSettings, ensure_topics
 from streams.local_kafka import LocalKafka
-from tests.kafka_fixture import SHORT_SESSIONS
+from tests.kafka_fixture import EMBEDDED, KAFKA, SHORT_SESSIONS
 from tests.streams.kill_suite.driver import Place, run, small
-from tests.streams.kill_suite.plan import FULL, QUICK, Act, Plan
-from tests.streams.kill_suite.report import EMBEDDED
+from tests.streams.kill_suite.plan import FULL, QUICK, QUICK_ON_KAFKA, Act, Plan
 
 
 @contextmanager
@@ -32,7 +31,7 @@ def places(root: Path, home: str | None) -> Iterator[Place]:
     with LocalKafka(Path(home), root / "kafka", SHORT_SESSIONS) as broker:
         settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
         ensure_topics(settings)
-        yield Place(settings, "Kafka", root, broker)
+        yield Place(settings, KAFKA, root, broker)
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +43,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--keep", type=Path, help="keep state, snapshots and logs here")
     asked = parser.parse_args(arguments)
     home = os.environ.get("KAFKA_HOME")
-    plan = replace(FULL if asked.full else QUICK, seed=asked.seed)
+    quick = QUICK if home is None else QUICK_ON_KAFKA
+    plan = replace(FULL if asked.full else quick, seed=asked.seed)
     if asked.events:
         plan = small(plan, asked.events)
     with (

@@ -65,6 +65,14 @@ QUICK = Plan(
 )
 """Twelve kills in under a minute, on the embedded broker."""
 
+QUICK_ON_KAFKA = Plan(
+    events=6_000,
+    acts={Act.KILL: 3, Act.LOSE_DISK: 1, Act.DRAIN: 1, Act.KILL_CUTTER: 1, Act.KILL_BROKER: 1},
+    events_per_second=600.0,
+    snapshot_seconds=1.0,
+)
+"""The same in small on a real Kafka, which is killed too: about as long, most of it for its return."""
+
 FULL = Plan(
     events=100_000,
     acts={

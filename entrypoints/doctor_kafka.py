@@ -3,18 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from schemas.topics import (
-    DEAD_LETTERED,
-    EMBEDDINGS_COUNTED,
-    ENGAGEMENT_OBSERVED,
-    IMPRESSION_SERVED,
-    PIN_CHANGED,
-    RANKING_LOGGED,
-    TOPICS,
-    VISIT_OBSERVED,
-    WINDOW_SOURCE_RETENTION_MS,
-    Topic,
-)
+from schemas.topics import BROKER_TIMED, DEAD_LETTERED, TOPICS, WINDOW_SOURCE_RETENTION_MS, Topic
 from streams.topic_report import KafkaFacts, TopicFacts
 
 from .doctor import Finding
@@ -23,16 +12,6 @@ from .durations import spoken
 ALLOWED_SKEW_MS = 5_000
 MUCH_LAG = 100_000
 """Messages. More than a worker makes up for in a few seconds."""
-
-BROKER_TIMED = (
-    PIN_CHANGED,
-    VISIT_OBSERVED,
-    ENGAGEMENT_OBSERVED,
-    IMPRESSION_SERVED,
-    RANKING_LOGGED,
-    EMBEDDINGS_COUNTED,
-)
-"""Where an event's own time is held against the time of its message."""
 
 _ALTER = "kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {config}"
 

@@ -156,3 +156,14 @@ DEAD_LETTERED: tuple[Topic, ...] = (
     EMBEDDINGS_COUNTED,
 )
 """Topics that a process of ours reads, and so may have to dead-letter from."""
+
+BROKER_TIMED = (
+    PIN_CHANGED,
+    PIN_AGGREGATED,
+    VISIT_OBSERVED,
+    ENGAGEMENT_OBSERVED,
+    IMPRESSION_SERVED,
+    RANKING_LOGGED,
+    EMBEDDINGS_COUNTED,
+)
+"""Where an event's own time is held against the time of its message, which has to be the broker's."""

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, 
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
 from schemas.errors import Refused, RetryableError
-from schemas.topics import DEAD_LETTERED, DLQ_PARTITIONS, TOPICS, Topic
+from schemas.topics import BROKER_TIMED, DEAD_LETTERED, DLQ_PARTITIONS, TOPICS, Topic
 from schemas.transport import masked, remote_hosts
 
 from .embedded_broker import CLUSTER_ID_PREFIX, WARNING
@@ -185,7 +185,7 @@ class _Wanted:
 
 
 def _wanted() -> dict[str, _Wanted]:
-    topics = {topic.name: _Wanted(topic.partitions, _topic_config(topic)) for topic in TOPICS.values()}
+    topics = {topic.name: _Wanted(topic.partitions, _as_created(topic)) for topic in TOPICS.values()}
     letters = {"cleanup.policy": "delete", "retention.ms": "-1"}
     return topics | {topic.dlq: _Wanted(DLQ_PARTITIONS, letters, True) for topic in DEAD_LETTERED}
 
@@ -195,6 +195,12 @@ def _topic_config(topic: Topic) -> dict[str, str]:
     if topic.compacted:
         return {"cleanup.policy": "compact"}
     return {"cleanup.policy": "delete", "retention.ms": str(topic.retention_ms)}
+
+
+def _as_created(topic: Topic) -> dict[str, str]:
+    # Stamped by producers, one whose clock is ahead would decide which hour is cut.
+    stamps = {"message.timestamp.type": "LogAppendTime"} if topic in BROKER_TIMED else {}
+    return _topic_config(topic) | stamps
 
 
 def ensure_topics(settings: KafkaSettings) -> TopicsReport:

@@ -82,18 +82,28 @@ def test_path_and_entity_select_features_in_declaration_order() -> None:
     assert registry().on_path(Path.L2, Entity.PIN) == ()
 
 
-def _coverage(records: Any, name: str) -> float:
-    """Share of the rows whose feature is not its default, from their input masks."""
-    names = ("price", name)
-    mask = registry().input_mask(names, registry().compute(names, records))
-    return float(((mask >> 1) & 1).mean())
+def _coverage(features: FeatureRegistry, records: Any, name: str) -> float:
+    """Share of the Pins whose embedding gets the feature, by the input mask of what is on the L1 path."""
+    served = [spec.name for spec in features.on_path(Path.L1_EMBEDDING, Entity.PIN)]
+    if name not in served:
+        return 0.0
+    mask = features.input_mask(served, features.compute(served, records))
+    return float(((mask >> served.index(name)) & 1).mean())
 
 
-def test_targeting_flags_are_visible_at_0_before_they_are_onboarded_and_above_after() -> None:
+@pytest.mark.parametrize("flag", ["interest_targeting", "search_term_targeting", "auto_targeting"])
+def test_a_targeting_flag_covers_nothing_before_its_family_is_onboarded_and_its_pins_after(flag: str) -> None:
+    onboarded = registry()
+    not_yet = FeatureRegistry(
+        replace(spec, paths=frozenset({Path.TRAINING})) if spec.name == "targeting_flags" else spec
+        for spec in onboarded.specs
+    )
     records = empty_records(np.arange(4))
-    assert _coverage(records, "targeting_flags") == 0.0
-    records["auto_targeting"][:3] = 1
-    assert _coverage(records, "targeting_flags") == 0.75
+    assert _coverage(onboarded, records, "targeting_flags") == 0.0
+    records[flag][:3] = 1
+    assert _coverage(not_yet, records, "targeting_flags") == 0.0
+    assert _coverage(onboarded, records, "targeting_flags") == 0.75
+    assert not_yet.content_hash != onboarded.content_hash, "a tower of the one is refused with the other"
 
 
 def test_bit_i_of_the_mask_is_the_i_th_named_feature() -> None:

@@ -139,8 +139,8 @@ def test_one_command_makes_the_broker_stamp_every_topic_whose_times_are_looked_a
     )
 
     assert finding.fix.startswith(
-        "for topic in pin.changed.v1 visit.observed.v1 engagement.observed.v1 impression.served.v1 "
-        "ranking.logged.v1 embeddings.counted.v1; do kafka-configs.sh "
+        "for topic in pin.changed.v1 pin.aggregated.v1 visit.observed.v1 engagement.observed.v1 "
+        "impression.served.v1 ranking.logged.v1 embeddings.counted.v1; do kafka-configs.sh "
     )
     assert finding.fix.endswith(
         "--entity-name $topic --add-config message.timestamp.type=LogAppendTime; done"

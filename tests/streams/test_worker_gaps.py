@@ -96,6 +96,9 @@ def test_no_checkpoint_calls_a_candidate_complete_once_it_lacks_a_row_also_after
 ) -> None:
     _publish(kafka, 1)
     first = _Worker(kafka, [FakePinTower(), _Picky(version=VERSION_B)])
+    first.turn_until(lambda: first.value("rows_total", tower="1") >= 1)
+    # The flush of the start may have come before the Pin.
+    first.worker._flush.hasten()
     first.turn_until(lambda: _embedded(kafka) == [[VERSION_A, VERSION_B]])
 
     _publish(kafka, 50)

@@ -142,11 +142,7 @@ class EnrichmentWorker:
     def _retract(self, versions: Sequence[str]) -> None:
         """No checkpoint, ours or an earlier owner's, may name a tower that the next rows lack."""
         if self._backfill.drops(versions) or self._flush.names_others(versions):
-            # Twice: the first may let out a checkpoint that still names the tower.
-            self._settle()
-            self._settle()
-            self._produce_states(self._flush.retract(versions))
-            self._settle()
+            self._correct(lambda: self._flush.retract(versions))
 
     def _follow_serving(self, serving: list[str]) -> None:
         """Whoever folds our events silently asks the serving tower of its own time what we turned down."""
@@ -186,10 +182,14 @@ class EnrichmentWorker:
         for version, partitions in lacking.items():
             self._backfill.lost(version, partitions)
         if self._flush.calls_complete(lacking):
-            self._settle()
-            self._settle()
-            self._produce_states(self._flush.lacks(lacking))
-            self._settle()
+            self._correct(lambda: self._flush.lacks(lacking))
+
+    def _correct(self, checkpoints: Callable[[], StateRows | None]) -> None:
+        """Settle twice (the first may let out a checkpoint that still names the tower), then send these."""
+        self._settle()
+        self._settle()
+        self._produce_states(checkpoints())
+        self._settle()
 
     def _send_letters(self, fetched: Fetched, enriched: Enriched) -> None:
         self._check_fence()

@@ -133,7 +133,8 @@ def test_a_broken_live_file_is_refused(settings: Settings, text: bytes) -> None:
     assert "JSON list" in refused.value.expected
 
 
-def test_what_was_rolled_back_is_not_published_again_by_a_cutter_that_restarts(settings: Settings) -> None:
+def _gone_back(settings: Settings) -> tuple[str | None, SnapshotManifest]:
+    """A second release was rolled back: the one that is live again, and the snapshot of the other."""
     tower = save_tower(settings.data_dir, seed=1)
     write_live_towers(settings.towers_dir, [tower.tower_version])
     Releaser(settings)(cut(settings.data_dir, tower, 30))
@@ -142,6 +143,12 @@ def test_what_was_rolled_back_is_not_published_again_by_a_cutter_that_restarts(s
     bad = cut(settings.data_dir, tower, 30, hour=1)
     Releaser(settings)(bad)
     store.rollback(actor="operator", reason="recall fell")
+    return good, bad
+
+
+def test_what_was_rolled_back_is_not_published_again_by_a_cutter_that_restarts(settings: Settings) -> None:
+    good, bad = _gone_back(settings)
+    store = release_store(settings)
 
     Releaser(settings)(bad)
 
@@ -151,14 +158,8 @@ def test_what_was_rolled_back_is_not_published_again_by_a_cutter_that_restarts(s
 def test_what_was_rolled_back_is_not_published_again_though_it_is_rebuilt_with_other_bytes(
     settings: Settings,
 ) -> None:
-    tower = save_tower(settings.data_dir, seed=1)
-    write_live_towers(settings.towers_dir, [tower.tower_version])
-    Releaser(settings)(cut(settings.data_dir, tower, 30))
+    good, bad = _gone_back(settings)
     store = release_store(settings)
-    good = store.current()
-    bad = cut(settings.data_dir, tower, 30, hour=1)
-    Releaser(settings)(bad)
-    store.rollback(actor="operator", reason="recall fell")
     other = settings.model_copy(update={"index_kind": "hnsw"})
     rebuilt = build_from_snapshot(other, bad.snapshot_id).release_id
     assert rebuilt not in {move.release_id for move in store.audit()}

@@ -15,6 +15,7 @@ from index.release_contract import Releases
 from index.releases import ReleaseStore
 from index.row_files import ATTRIBUTES, SnapshotRows
 from index.snapshots import write_snapshot
+from schemas.artefacts import publish_directory, write_manifest
 from schemas.manifests import Calibration, TowerManifest
 
 HOUR_MS = 3_600_000
@@ -38,7 +39,9 @@ class CommitWorld:
 
     @classmethod
     def in_store(cls, data: Path, objects: Objects) -> "CommitWorld":
-        """With an object store, and this directory for what is built and copied."""
+        """With an object store, and this directory for what is built and copied, and for the tower."""
+        if not (data / "towers" / _TOWER).is_dir():
+            publish_directory(data / "towers" / _TOWER, lambda stage: write_manifest(stage, _tower()))
         return cls(data, ObjectReleases(objects, Places(data / "releases", data / "towers")))
 
     def build(self, seed: int, hour: int = 0, kind: Literal["flat", "ivf"] = "flat") -> str:

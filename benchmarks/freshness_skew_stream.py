@@ -17,10 +17,11 @@ from datasets.catalogue import titles
 from datasets.complete_journey import PIN_AGGREGATED_COLUMNS, Journey
 from datasets.purchases import visit_events
 from datasets.training_rows import PinStates, Window, training_rows
-from datasets.weeks import DAY_MS, week_start_ms
+from datasets.weeks import week_start_ms
 from evaluation.compare import baskets
 from features.examples import Examples
 from features.pin_state import AGGREGATED, CHANGED, Records
+from schemas.times import DAY_MS
 
 from .freshness_skew_clock import HOUR_MS, Ints, uniform
 from .freshness_skew_rows import Slots

@@ -33,7 +33,7 @@ from .fixtures import USERS, catalogue, save_release, save_tower, users
 from .ranking_server import Connection, ServerProcess, rank_bytes, running_server
 from .report import report
 
-BAR = 2.0
+BAR = 1.5
 QUICK_SIZES, FULL_SIZES = (92_000,), (92_000, 1_000_000)
 WARM_UP, REQUESTS = 300, 2_000
 THROUGHPUT_SECONDS = 5.0

@@ -22,7 +22,7 @@ from confluent_kafka import Producer
 
 from benchmarks.enrich_workload import Broker, broker
 from benchmarks.report import report
-from features.windows import DAY_MS
+from schemas.times import DAY_MS
 from schemas.topics import ENGAGEMENT_OBSERVED, VISIT_OBSERVED
 from streams.kafka import KafkaSettings, producer_config
 from streams.step_source import KafkaStepSource

@@ -15,7 +15,7 @@ Role = Literal["identity", "feature", "logged", "label"]
 
 REQUEST = "ranking.logged.v1"
 AD = "ranking.logged.v1 ads[]"
-SNAPSHOT = "snapshot that was served from"
+PIN = "ranking.logged.v1 ads[]; for older logs the snapshot that was served from"
 ACTIONS = "engagement.observed.v1 before the query"
 CONVERSIONS = "visit.observed.v1, engagement.observed.v1 within the window"
 TRAIN_ONLY = "train_only"
@@ -61,11 +61,11 @@ COLUMNS: tuple[Column, ...] = (
     # What the auction came to: no stage has these before it has ranked.
     Column("price_micros", _INT, "logged", AD),
     Column("position", _INT, "logged", AD),
-    Column("pin_price_micros", _INT, "feature", SNAPSHOT, "price"),
-    Column("pin_daily_budget_micros", _INT, "logged", SNAPSHOT, stages=("auction",)),
-    Column("pin_target_ages", _INT, "logged", SNAPSHOT, stages=("retrieval",)),
-    Column("pin_input_mask", _INT, "logged", SNAPSHOT),
-    Column("pin_updated_at_ms", _INT, "logged", SNAPSHOT),
+    Column("pin_price_micros", _INT, "feature", PIN, "price"),
+    Column("pin_daily_budget_micros", _INT, "logged", PIN, stages=("auction",)),
+    Column("pin_target_ages", _INT, "logged", PIN, stages=("retrieval",)),
+    Column("pin_input_mask", _INT, "logged", PIN),
+    Column("pin_updated_at_ms", _INT, "logged", PIN),
     Column("converted", pa.bool_(), "label", CONVERSIONS),
     Column("conversion_kind", _TEXT, "label", CONVERSIONS),
     Column("converted_at_ms", _INT, "label", CONVERSIONS),

@@ -1,7 +1,8 @@
 """Attributed impressions → a training table in Parquet, with each user's actions before the query.
 
 Point in time: of a user's actions only those strictly before the query are in its row, oldest first. The
-Pin's attributes are those of the snapshot that the answer was made from, which never changes.
+Pin's attributes are those that the answer was made with, out of its log; a log of before these were logged
+leaves the snapshot that it was served from.
 """
 
 import base64
@@ -22,15 +23,15 @@ from features.user_state import HISTORY
 from schemas.events import EngagementObserved
 from schemas.impressions import ImpressionAttributed
 
-from .attributed_columns import COLUMNS, SNAPSHOT, lineage
+from .attributed_columns import COLUMNS, PIN, lineage
 
 Ints = npt.NDArray[np.int64]
 PinAttributes = Callable[[str, Sequence[int]], Mapping[str, list[int | None]]]
-"""(snapshot id, Pin ids) → values of the columns whose source is the snapshot; None where not known."""
+"""(snapshot id, Pin ids) → values of `PIN_COLUMNS` as the snapshot has them; None where not known."""
 
 LINEAGE_KEY = b"skewless.lineage"
 SCHEMA = pa.schema([pa.field(one.name, one.type) for one in COLUMNS])
-SNAPSHOT_COLUMNS = tuple(one.name for one in COLUMNS if one.source == SNAPSHOT)
+PIN_COLUMNS = tuple(one.name for one in COLUMNS if one.source == PIN)
 
 
 class Actions(NamedTuple):
@@ -71,9 +72,9 @@ def table_of(rows: Sequence[ImpressionAttributed], actions: Actions, pins: PinAt
             "history_kinds": actions.kinds[places].tolist(),
             "history_occurred_at_ms": actions.times[places],
         }
-        for name in columns.keys() - set(SNAPSHOT_COLUMNS):
+        for name in columns.keys() - set(PIN_COLUMNS):
             columns[name].append(values[name])
-    columns |= _of_snapshots(rows, pins)
+    columns |= _of_pins(rows, pins)
     return pa.table(columns, schema=SCHEMA)
 
 
@@ -91,14 +92,19 @@ def _asked_at(row: ImpressionAttributed) -> int:
     return row.served_at_ms if row.queried_at_ms is None else min(row.queried_at_ms, row.served_at_ms)
 
 
-def _of_snapshots(rows: Sequence[ImpressionAttributed], pins: PinAttributes) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {name: [None] * len(rows) for name in SNAPSHOT_COLUMNS}
+def _of_pins(rows: Sequence[ImpressionAttributed], pins: PinAttributes) -> dict[str, list[Any]]:
+    """What was logged of each row's Pin. For a row of an older log: what its snapshot says.
+
+    Never some of one and some of the other: they may be of different moments.
+    """
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in PIN_COLUMNS}
     by_snapshot: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
-        by_snapshot.setdefault(row.snapshot_id, []).append(place)
+        if row.pin_updated_at_ms is None:
+            by_snapshot.setdefault(row.snapshot_id, []).append(place)
     for snapshot_id, places in by_snapshot.items():
         found = pins(snapshot_id, [rows[place].pin_id for place in places])
-        for name in SNAPSHOT_COLUMNS:
+        for name in PIN_COLUMNS:
             for place, value in zip(places, found[name], strict=True):
                 columns[name][place] = value
     return columns

@@ -19,6 +19,7 @@ MEDIAN_BID_MICROS = 8_000
 BID_SPREAD = 0.5
 MEDIAN_BUDGET_IMPRESSIONS = 2_000
 BUDGET_SPREAD = 1.0
+_CONTENT_SEED = 0
 
 
 def titles(products: pl.DataFrame) -> pl.Series:
@@ -34,12 +35,12 @@ def titles(products: pl.DataFrame) -> pl.Series:
     )["title"]
 
 
-def content_embeddings(texts: pl.Series, seed: int = 0) -> npt.NDArray[np.float16]:
+def content_embeddings(texts: pl.Series) -> npt.NDArray[np.float16]:
     """Latent semantic analysis of the catalogue's text: shape (len(texts), 48), unit length, fp16.
 
     TF-IDF of words and word pairs, then a truncated SVD (Deerwester et al. 1990), fitted on the
-    distinct texts. The text never changes, so nothing of the future is in it. The same seed, library
-    versions and thread count give the same vectors.
+    distinct texts. The text never changes, so nothing of the future is in it. The same library versions
+    and thread count give the same vectors.
     """
     # scikit-learn belongs to the [demo] extra and takes a second to import.
     from sklearn.decomposition import TruncatedSVD  # noqa: PLC0415
@@ -52,7 +53,7 @@ def content_embeddings(texts: pl.Series, seed: int = 0) -> npt.NDArray[np.float1
     vectoriser = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"[A-Za-z0-9]+", sublinear_tf=True)
     weights = vectoriser.fit_transform(distinct.to_list()).astype(np.float32)
     size = min(CONTENT_DIMENSION, *(length - 1 for length in weights.shape))
-    svd = TruncatedSVD(size, n_iter=3, random_state=seed)
+    svd = TruncatedSVD(size, n_iter=3, random_state=_CONTENT_SEED)
     reduced = svd.fit_transform(weights)
     reduced /= np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-9)
     vectors = np.zeros((len(distinct), CONTENT_DIMENSION), np.float16)
@@ -103,7 +104,7 @@ def budgets(products: pl.DataFrame) -> npt.NDArray[np.int64]:
     return np.rint(bids(products) * spread * MEDIAN_BUDGET_IMPRESSIONS).astype(np.int64)
 
 
-def catalogue_events(products: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+def catalogue_events(products: pl.DataFrame) -> pl.DataFrame:
     """One `PinChanged` for each product, at the year's start, in Pin order; absent fields are null."""
     text = titles(products)
     return pl.DataFrame(
@@ -117,7 +118,7 @@ def catalogue_events(products: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
             "category_l3": products["product_type"],
             "brand": products["brand"],
             "advertiser_id": products["manufacturer_id"],
-            "content_embedding": encode_rows(content_embeddings(text, seed)),
+            "content_embedding": encode_rows(content_embeddings(text)),
             "target_ages": pl.Series([[]], dtype=pl.List(pl.String)).new_from_index(0, products.height),
             "bid_micros": bids(products),
             "daily_budget_micros": budgets(products),

@@ -7,8 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from schemas.events import COUPON_CAMPAIGN_TYPES
-
-from .weeks import DAY_MS
+from schemas.times import DAY_MS
 
 CAMPAIGN_TYPES = ("Type A", "Type B", "Type C")
 

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.windows import DAY_MS, DayCounts
+from features.windows import DayCounts
 from schemas.events import VISIT_WINDOWS_DAYS
+from schemas.times import DAY_MS
 
 from .weeks import YEAR_START_MS, week_start_ms
 

@@ -1,12 +1,13 @@
 """The weeks of The Complete Journey: 53 of them, from Sunday 2017-01-01 to Monday 2018-01-01."""
 
-DAY_MS = 86_400_000
+from schemas.times import DAY_MS, HOUR_MS
+
 WEEK_MS = 7 * DAY_MS
 
 YEAR_START_MS = 1_483_228_800_000
 """2017-01-01T00:00Z: the day of the first purchase. The log's local times are taken as UTC."""
 
-SECOND_WEEK_MS = YEAR_START_MS + 29 * 3_600_000
+SECOND_WEEK_MS = YEAR_START_MS + 29 * HOUR_MS
 """Monday 2017-01-02T05:00Z: the log's `week` flips on Mondays between 04:59:58 and 05:00:49."""
 
 FIRST_WEEK, LAST_WEEK = 1, 53

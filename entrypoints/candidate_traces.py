@@ -14,7 +14,6 @@ from streams.embedding_runs import EmbeddingRuns
 from .rollover_cost import embed_files
 from .settings import Settings
 from .store_connection import release_store
-from .wiring import cutter_lock
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ def wait_for_cutters(
     """
     deadline = clock() + seconds
     for tier in settings.tiers().tiers:
-        while is_held(cutter_lock(settings, tier.name)):
+        while is_held(settings.cutter_lock(tier.name)):
             said = read_cutter_status(settings.status_file(f"cutter-{tier.name}"))
             if said is not None and version not in said.live:
                 break
@@ -81,6 +80,15 @@ def discard_runs(settings: Settings, version: str, keep: Collection[str]) -> lis
         for path, _ in embed_files(settings, tier.name, version):
             path.unlink(missing_ok=True)
     return [f"embeddings/{name}" for name in doomed]
+
+
+def discard_finished_runs(settings: Settings, version: str) -> None:
+    """Delete the batch job's runs of the tower that are over, and what was said of a run that is gone."""
+    EmbeddingRuns(settings.embeddings_dir).discard_assembled(version)
+    for tier in settings.tiers().tiers:
+        for path, said in embed_files(settings, tier.name, version):
+            if said.run_id and not (settings.embeddings_dir / said.run_id).is_dir():
+                path.unlink(missing_ok=True)
 
 
 def discard_snapshots(settings: Settings, version: str, record: Rollover) -> list[str]:

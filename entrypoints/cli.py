@@ -1,8 +1,8 @@
 """`skewless`: the command line. One function a command: read settings, wire, call, print.
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 refused or failed a check, 2 wrong
-usage, 3 something needed is not there (a broker, a server, a release): try again later, 70 the watchdog of
-a worker ended it: start it again.
+usage, 3 something needed cannot be reached (a broker, a server, a store, the disk): try again later, 70 the
+watchdog of a worker ended it: start it again. With --json why it ended with 1 or 3 is an object on stderr.
 """
 
 import errno
@@ -10,7 +10,6 @@ import sys
 from importlib.metadata import version
 
 import typer
-from rich.markup import escape
 
 from schemas.errors import Refused, RetryableError
 
@@ -30,9 +29,18 @@ from . import (
     cli_stream,
     cli_training_rows,
 )
-from .output import EXIT_REFUSED, EXIT_UNAVAILABLE, messages
+from .output import EXIT_REFUSED, EXIT_UNAVAILABLE, tell_refused, tell_unavailable
 
-_DISK_SAYS_NO = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+_DISK_SAYS_NO = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EIO,
+    errno.ESTALE,
+)
 
 app = typer.Typer(
     name="skewless",
@@ -81,30 +89,28 @@ cli_training_rows.register(app)
 
 def main() -> None:
     """Entry point of the `skewless` command."""
+    # Known to the command alone, which may have ended before it began.
+    as_json = "--json" in sys.argv[1:]
     try:
         app()
     except Refused as refused:
-        messages.print(f"[bold red]refused[/] ({refused.code})", soft_wrap=True)
-        messages.print(f"  expected  {refused.expected}", markup=False, soft_wrap=True)
-        messages.print(f"  came      {refused.came}", markup=False, soft_wrap=True)
-        messages.print(f"  fix       {refused.fix}", markup=False, soft_wrap=True)
+        tell_refused(refused, as_json)
         sys.exit(EXIT_REFUSED)
     except RetryableError as error:
-        messages.print(f"[bold yellow]unavailable[/] {escape(str(error))}", soft_wrap=True)
+        tell_unavailable(str(error), "", as_json)
         sys.exit(EXIT_UNAVAILABLE)
     except OSError as error:
         if error.errno not in _DISK_SAYS_NO or error.filename is None:
             raise
-        messages.print(f"[bold yellow]unavailable[/] {escape(str(error))}", soft_wrap=True)
-        messages.print("  `skewless doctor` looks at the data directory and the disk.", markup=False)
+        tell_unavailable(str(error), "`skewless doctor` looks at the data directory and the disk.", as_json)
         sys.exit(EXIT_UNAVAILABLE)
     except Exception as error:
         # Looked up so that `--help` stays quick: what is not loaded cannot have raised it.
         kafka = sys.modules.get("confluent_kafka")
         if kafka is None or not isinstance(error, kafka.KafkaException):
             raise
-        messages.print(f"[bold yellow]unavailable[/] Kafka: {escape(str(error.args[0]))}", soft_wrap=True)
-        messages.print("  `skewless doctor` looks at the settings and the broker.", markup=False)
+        said, fix = f"Kafka: {error.args[0]}", "`skewless doctor` looks at the settings and the broker."
+        tell_unavailable(said, fix, as_json)
         sys.exit(EXIT_UNAVAILABLE)
 
 

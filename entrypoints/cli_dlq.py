@@ -9,6 +9,8 @@ import typer
 
 from schemas.errors import DeadLetterReason
 
+from .cli_options import Json
+from .clocks import now_ms
 from .durations import seconds, spoken
 from .meter import meter
 from .output import Output, messages
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: what was turned down, why, and putting it back.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Topic = Annotated[str, typer.Option(help="Whose dead letters, such as pin.changed.v1.")]
 AnyTopic = Annotated[str | None, typer.Option(help="Whose dead letters; none: every topic's.")]
 Reasons = Annotated[
@@ -35,10 +36,6 @@ MinAge = Annotated[
 MaxAge = Annotated[
     float | None, typer.Option(parser=seconds, metavar="15m|36h|7d", help="Only messages at most so old.")
 ]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _reader() -> "TopicReader":
@@ -154,7 +151,7 @@ def show(  # noqa: PLR0913, PLR0917 - options, each with a default
     )
     from streams.letters import read_letters  # noqa: PLC0415
 
-    shown, now = 0, _now_ms()
+    shown, now = 0, now_ms()
     with _reader() as reader:
         for letter in read_letters(reader, topic):
             if not wanted.takes(letter, now):
@@ -239,7 +236,7 @@ def replay(  # noqa: PLR0913, PLR0917 - options, each with a default
         min_age_seconds=min_age,
         max_age_seconds=max_age,
     )
-    job = ReplayJob(source_topic(topic), wanted, _now_ms(), limit, force)
+    job = ReplayJob(source_topic(topic), wanted, now_ms(), limit, force)
     counts = _rehearse(job, as_json) if dry_run else _replay(job)
     Output(as_json).record("dead letters", {"topic": job.topic, "dry_run": dry_run} | counts)
 
@@ -269,7 +266,7 @@ def _rehearse(job: Any, as_json: bool) -> dict[str, int]:
 
 def _replay(job: Any) -> dict[str, int]:
     from schemas.topics import DLQ_SUFFIX  # noqa: PLC0415
-    from streams.letter_replay import GroupTurn, KafkaSender, Replay  # noqa: PLC0415
+    from streams.letter_replay import GroupTurn, KafkaLetterSender, Replay  # noqa: PLC0415
 
     from .kafka_connection import kafka_settings  # noqa: PLC0415
 
@@ -284,7 +281,7 @@ def _replay(job: Any) -> dict[str, int]:
         try:
             counts = Replay(
                 reader,
-                KafkaSender(settings),
+                KafkaLetterSender(settings),
                 turn,
                 job,
                 count,

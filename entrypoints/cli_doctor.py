@@ -2,19 +2,19 @@
 
 import dataclasses
 import time
-from typing import Annotated
 
 import typer
 
 from schemas.errors import Refused
 
+from .cli_options import Json
 from .output import EXIT_REFUSED, Output, messages
 from .settings import Settings
 
 _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """Check packages, disk, device, ports, towers, release and Kafka; say what mends what is wrong.
 
     Exit 1 when a check fails; warnings alone exit 0. Looks only, and takes 10 seconds at most.

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_processes import _log_to_stderr
+from .cli_options import no_publish
 from .output import Output, messages, progress
+from .process import log_to_stderr
 from .settings import Settings
 from .signals import until_signalled
 
 if TYPE_CHECKING:
+    from schemas.statuses import EmbedStatus
     from streams.batch_embedder import Embedded, Share
-    from streams.embed_status import EmbedStatus
 
 _SHARD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 
@@ -57,10 +58,10 @@ def embed(  # noqa: PLR0917 - options, each with a default
     chosen = settings.tiers().named(tier or settings.tier)
     if every and chosen.policy != "batch":
         raise typer.BadParameter(f"--every is for batch tiers; {chosen.name} is {chosen.policy}")
-    _log_to_stderr()
+    log_to_stderr()
     towers = (embedding.full_version(settings, tower),) if tower else ()
     wish = embedding.EmbedWish(chosen, towers, _share(shard), wait_seconds, assemble)
-    on_snapshot = Releaser(settings, actor="skewless embed") if publish else _nothing
+    on_snapshot = Releaser(settings, actor="skewless embed") if publish else no_publish
     with until_signalled() as stop, progress() as bars:
         task = bars.add_task("embed", total=None, note="")
 
@@ -107,10 +108,6 @@ def _row(one: "Embedded") -> dict[str, Any]:
         "failed": one.failed,
         "unreadable": one.unreadable,
     }
-
-
-def _nothing(_: object) -> None:
-    """No release of this snapshot."""
 
 
 def register(app: typer.Typer) -> None:

@@ -13,6 +13,8 @@ import typer
 
 from schemas.errors import Refused
 
+from .cli_options import Json
+from .clocks import now_ms
 from .meter import meter
 from .output import EXIT_REFUSED, Output, messages
 from .settings import Settings
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from streams.topic_reader import Record
 
 events = typer.Typer(no_args_is_help=True, help="Events: check a file of them, look at those on Kafka.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @events.command()
@@ -43,7 +43,7 @@ def validate(
     from streams.event_checks import EventChecks  # noqa: PLC0415 - keeps `--help` quick
     from streams.event_lines import read_blocks  # noqa: PLC0415
 
-    checks = EventChecks(topic, time.time_ns() // 1_000_000)
+    checks = EventChecks(topic, now_ms())
     begun, lines = time.monotonic(), 0
     with _opened(file) as (source, size), meter("checking", "bytes") as show:
         for block in read_blocks(source):

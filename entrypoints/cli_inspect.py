@@ -1,6 +1,7 @@
 """Commands that look at things: features, settings, a ranking, the ranking log."""
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,10 @@ from features.definitions import registry
 from schemas.errors import InvalidMessage, Refused, RetryableError
 from schemas.transport import masked
 
+from .cli_options import Json
+from .durations import moment_ms
 from .output import Output
 from .settings import ENV_PREFIX, Settings
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def features(as_json: Json = False) -> None:
@@ -107,6 +108,10 @@ def rank(
     )
 
 
+def _since_ms(text: str) -> int:
+    return moment_ms(text, time.time_ns() // 1_000_000)
+
+
 def recount(
     logs: Annotated[
         Path | None,
@@ -114,18 +119,23 @@ def recount(
             exists=True, file_okay=False, help="Directory of ranking logs; default: the data directory's."
         ),
     ] = None,
+    since: Annotated[
+        int | None,
+        typer.Option(parser=_since_ms, metavar="15m|TIME", help="Only answers since then; a time is UTC."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Recount, from the ranking log alone, (query, Pin) pairs of different tower versions. Exit 1 unless 0.
 
-    Answers under the policy `tolerate` are counted apart: what is mixed in them changes no exit code.
+    Answers under the policy `tolerate` are counted apart: what is mixed in them changes no exit code. A log
+    that is not there, or cannot be read, is no proof: exit 3.
 
-    Example: skewless recount --json
+    Example: skewless recount --since 15m --json
     """
     from serving.ranking_log import recount_mixed  # noqa: PLC0415
 
     try:
-        counted = recount_mixed(logs or Settings.load().logs_dir)
+        counted = recount_mixed(logs or Settings.load().logs_dir, since or 0)
     except InvalidMessage as error:
         raise Refused(
             "damaged_log",

@@ -1,7 +1,6 @@
 """Commands that run a process: broker, enrichment, snapshots, server, training, replay, demo."""
 
 import dataclasses
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,43 +8,16 @@ import typer
 
 from schemas.errors import RetryableError
 
+from .cli_options import Json, JsonAtEnd, MetricsPort, no_publish
 from .output import Output, messages, progress
+from .process import log_to_stderr, serve_metrics
 from .settings import Settings
 from .signals import serve_until_signalled, until_signalled
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
     from models.training import Progress as TrainingProgress
 
 Live = Literal["no", "serving", "candidate"]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-JsonAtEnd = Annotated[bool, typer.Option("--json", help="End with what it did, as JSON.")]
-MetricsPort = Annotated[
-    int,
-    typer.Option(
-        min=0, max=65535, help="Serve Prometheus metrics on this port of SKEWLESS_METRICS_HOST; 0: do not."
-    ),
-]
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-
-def _serve_metrics(port: int) -> "CollectorRegistry":
-    """A Prometheus registry, served when a port is given."""
-    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 - only when run
-
-    metrics = CollectorRegistry()
-    if port:
-        host = Settings.load().metrics_host
-        try:
-            start_http_server(port, addr=host, registry=metrics)
-        except OSError as taken:
-            fix = "end what listens there, or give another --metrics-port"
-            raise RetryableError(f"{host}:{port} cannot be bound: {fix}") from taken
-    return metrics
 
 
 def broker(as_json: Json = False) -> None:
@@ -90,14 +62,14 @@ def enrich(
     from . import wiring  # noqa: PLC0415
     from .kafka_connection import kafka_settings  # noqa: PLC0415
 
-    _log_to_stderr()
+    log_to_stderr()
     settings = Settings.load()
     kafka = kafka_settings(settings)
     with until_signalled() as stop:
         wiring.wait_for_live_tower(settings, stop.is_set)
         if not wait_for_broker(kafka, stop.is_set):
             return
-        with wiring.enrichment_worker(settings, worker, _serve_metrics(metrics_port)) as running:
+        with wiring.enrichment_worker(settings, worker, serve_metrics(metrics_port)) as running:
             running.run(stop.is_set)
     if as_json:
         Output(True).data(wiring.worker_status_reader(settings.status_file(f"worker-{worker}"))())
@@ -110,27 +82,29 @@ def snapshots(
 ) -> None:
     """Run the snapshot cutter until SIGTERM: embedded Pins in, hourly snapshots (and releases) out.
 
+    It waits for a live tower, and says so.
+
     Example: SKEWLESS_CUT_CLOCK=wall skewless snapshots --no-publish
     """
     from . import wiring  # noqa: PLC0415
+    from .kafka_connection import kafka_settings  # noqa: PLC0415
     from .releasing import Releaser  # noqa: PLC0415
 
-    _log_to_stderr()
+    log_to_stderr()
     settings = Settings.load()
-    _serve_metrics(metrics_port).register(wiring.snapshot_telemetry(settings))
+    kafka_settings(settings)  # Without a broker there is nothing to wait for.
+    serve_metrics(metrics_port).register(wiring.snapshot_telemetry(settings))
     with wiring.cutting_alone(settings), until_signalled() as stop:
         wiring.wait_for_live_tower(settings, stop.is_set)
-        cutter, consumer = wiring.snapshot_cutter(settings, Releaser(settings) if publish else _nothing)
+        if stop.is_set():
+            return
+        cutter, consumer = wiring.snapshot_cutter(settings, Releaser(settings) if publish else no_publish)
         try:
             cutter.run(stop.is_set)
         finally:
             consumer.close()
     if as_json:
         Output(True).data(dataclasses.asdict(cutter.counts))
-
-
-def _nothing(_: object) -> None:
-    """No release of this snapshot."""
 
 
 def serve(
@@ -148,7 +122,7 @@ def serve(
 
     from . import wiring  # noqa: PLC0415
 
-    _log_to_stderr()
+    log_to_stderr()
     settings = Settings.load()
     parts = wiring.serving_parts(settings, embedded_broker=embedded_broker)
     tune_interpreter()

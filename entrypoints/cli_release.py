@@ -1,6 +1,5 @@
 """Commands over releases: list, show, diff, build, check, publish, roll back, audit."""
 
-import getpass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +8,8 @@ from features.definitions import registry
 from schemas.errors import Refused
 
 from . import cli_towers
+from .actor import actor
+from .cli_options import Json
 from .output import Output
 from .settings import Settings
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from index.release_contract import Releases
     from schemas.manifests import ReleaseManifest
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[str, typer.Option(help="Why, for the audit trail.")]
 
 Expected = Annotated[
@@ -149,7 +149,7 @@ def check(
 
     Example: skewless release check && echo fit to serve
     """
-    from .releasing import check_release  # noqa: PLC0415
+    from .releasing_checks import check_release  # noqa: PLC0415
 
     Output(as_json).rows("checks", [one.model_dump() for one in check_release(Settings.load(), release_id)])
 
@@ -171,7 +171,7 @@ def publish(
     store = release_store(settings)
     store.publish(
         release_id,
-        actor=getpass.getuser(),
+        actor=actor(),
         reason=reason,
         expected_current=_expected(expected) if expected else store.current(),
         registry_hash=registry().content_hash,
@@ -193,7 +193,7 @@ def rollback(
 
     settings = Settings.load()
     seen = _expected(expected) if expected else release_store(settings).current()
-    done = roll_back(settings, getpass.getuser(), reason, seen)
+    done = roll_back(settings, actor(), reason, seen)
     towers = {} if done.live_towers is None else {"workers embed with": done.live_towers}
     Output(as_json).record("rolled back", {"live": done.move.release_id} | towers)
 

@@ -1,11 +1,13 @@
 """`skewless rollover`: from the serving tower to a candidate, without staleness."""
 
 import dataclasses
-import getpass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .actor import actor
+from .cli_options import Json
+from .clocks import now_ms
 from .output import Output, messages
 from .settings import Settings
 from .signals import until_signalled
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from .rollover import RolloverWish
     from .rollover_progress import Progress
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Tower = Annotated[str, typer.Option(help="The candidate: a tower version or its beginning.")]
 Reason = Annotated[str, typer.Option(help="Kept in the record and in the audit trail.")]
 
@@ -28,7 +29,7 @@ _WATCH_SECONDS = 2.0
 def _wish(reason: str, *, manual: bool = False, replace: bool = False) -> "RolloverWish":
     from .rollover import RolloverWish  # noqa: PLC0415 - keeps `--help` quick
 
-    return RolloverWish(getpass.getuser(), reason, manual, replace)
+    return RolloverWish(actor(), reason, manual, replace)
 
 
 @rollovers.command()
@@ -43,20 +44,26 @@ def start(
 ) -> None:
     """Make a tower the candidate: workers embed each change with it too, and its releases are prepared.
 
-    It goes live by itself when every tier is complete, unless --manual. Given again, it goes on.
+    It goes live by itself when every tier is complete, unless --manual. Given again, it goes on. Of a tower
+    that was live before and has nothing newer, `rollover finish` makes the old release live again.
 
     Example: skewless rollover start --tower 8be01d55 --reason "week 32"
     """
-    from . import embedding, rollover, wiring  # noqa: PLC0415
+    from . import embedding, rollover  # noqa: PLC0415
+    from .rollover_progress import rollover_progress  # noqa: PLC0415
 
     settings = Settings.load()
     version = embedding.full_version(settings, tower)
     wish = _wish(reason, manual=manual, replace=replace)
-    record = rollover.start_rollover(settings, version, wish, rollover.Times(wiring.now_ms))
+    record = rollover.start_rollover(settings, version, wish, rollover.Times(now_ms))
     shown = {"candidate": record.candidate, "serving": record.serving, "manual": record.manual}
     Output(as_json).record("rollover started", shown | {"by": record.actor, "reason": record.reason})
     if not as_json and settings.backfill == "batch":
         messages.print(f"next: skewless embed --tower {version[:12]}  (for each tier)")
+    progress = None if as_json else rollover_progress(settings, now_ms())
+    if progress is not None and progress.was_live_before and not progress.manual:
+        messages.print("Its newest release was live before. One of newer snapshots goes live by itself.")
+        messages.print(f"to make that one live: skewless rollover finish --tower {version[:12]}")
 
 
 @rollovers.command()
@@ -68,13 +75,12 @@ def status(
 
     Example: skewless rollover status --watch
     """
-    from . import wiring  # noqa: PLC0415
     from .rollover_progress import rollover_progress  # noqa: PLC0415
 
     settings = Settings.load()
     with until_signalled() as stop:
         while True:
-            progress = rollover_progress(settings, wiring.now_ms())
+            progress = rollover_progress(settings, now_ms())
             _show(progress, as_json)
             if not watch or progress is None or stop.wait(_WATCH_SECONDS):
                 return
@@ -86,11 +92,11 @@ def finish(tower: Tower, reason: Reason = "rollover finished by hand", as_json: 
 
     Example: skewless rollover finish --tower 8be01d55
     """
-    from . import embedding, rollover, wiring  # noqa: PLC0415
+    from . import embedding, rollover  # noqa: PLC0415
 
     settings = Settings.load()
     version = embedding.full_version(settings, tower)
-    live = rollover.finish_rollover(settings, version, _wish(reason), rollover.Times(wiring.now_ms))
+    live = rollover.finish_rollover(settings, version, _wish(reason), rollover.Times(now_ms))
     Output(as_json).record("rollover finished", {"live": live, "tower": version})
 
 
@@ -100,11 +106,11 @@ def abort(tower: Tower, as_json: Json = False) -> None:
 
     Example: skewless rollover abort --tower 8be01d55
     """
-    from . import embedding, rollover, wiring  # noqa: PLC0415
+    from . import embedding, rollover  # noqa: PLC0415
 
     settings = Settings.load()
     version = embedding.full_version(settings, tower)
-    deleted = rollover.abort_rollover(settings, version, rollover.Times(wiring.now_ms))
+    deleted = rollover.abort_rollover(settings, version, rollover.Times(now_ms))
     Output(as_json).record("rollover aborted", {"tower": version, "deleted": deleted})
 
 
@@ -124,11 +130,20 @@ def _show(progress: "Progress | None", as_json: bool) -> None:
         "for": f"{progress.elapsed_seconds:,.0f} s",
         "covered": f"{progress.covered:.1%}",
         "time left": eta,
-        "goes live": "by `rollover finish`" if progress.manual else "by itself",
+        "goes live": _how(progress),
     }
     Output(False).record("rollover", facts)
     Output(False).rows("tiers", [{"tier": name, **_tier(one)} for name, one in progress.tiers.items()])
     Output(False).rows("cost so far", _cost(progress))
+
+
+def _how(progress: "Progress") -> str:
+    """What makes the candidate live."""
+    if progress.manual:
+        return "by `rollover finish`"
+    if progress.was_live_before:
+        return "with its next snapshot; what it has was live before: by `rollover finish`"
+    return "by itself"
 
 
 def _plain(progress: "Progress | None") -> dict[str, Any]:

@@ -11,11 +11,11 @@ from schemas.errors import Refused
 from schemas.protobuf import proto_text
 from schemas.topics import TOPICS, Topic
 
+from .cli_options import Json
 from .output import Output
 from .settings import Settings
 
 Format = Literal["json", "avro", "proto"]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def schema(

@@ -7,8 +7,9 @@ import typer
 from features.shard_slices import Shard, read_shard
 from schemas.errors import Refused, RetryableError
 
-from .cli_processes import Json, _log_to_stderr
+from .cli_options import Json
 from .output import Output, messages
+from .process import log_to_stderr
 from .settings import Settings
 from .signals import serve_until_signalled
 
@@ -38,7 +39,7 @@ def leaf(
 
     from . import wiring, wiring_shards  # noqa: PLC0415
 
-    _log_to_stderr()
+    log_to_stderr()
     settings = Settings.load()
     parts = wiring_shards.leaf_parts(settings, shard, wiring.fresh_rows(settings))
     tune_interpreter()

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_processes import _log_to_stderr
+from .cli_options import JsonAtEnd
 from .output import Output, progress
+from .process import log_to_stderr
 from .settings import Settings
 from .signals import until_signalled
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def ship(
     once: Annotated[bool, typer.Option("--once", help="Ship what is there now, and end.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with what it did, as JSON.")] = False,
+    as_json: JsonAtEnd = False,
 ) -> None:
     """Ship ranking logs and release moves to Kafka until SIGTERM, at least once.
 
@@ -32,14 +33,15 @@ def ship(
     from .kafka_connection import kafka_settings  # noqa: PLC0415
     from .store_connection import release_store  # noqa: PLC0415
 
-    _log_to_stderr()
+    log_to_stderr()
     settings = Settings.load()
     sender = KafkaSender(kafka_settings(settings))
     store = release_store(settings)
     files = journals(settings.logs_dir, settings.releases_dir)
     if isinstance(store, ObjectReleases):
         trail = settings.releases_dir / ".moves" / "trail.jsonl"
-        files = (TrailJournal(trail, store.write_trail), RankingJournal(settings.logs_dir))
+        moves = TrailJournal(trail, store, settings.store_poll_seconds)
+        files = (moves, RankingJournal(settings.logs_dir))
     shipper = JournalShipper(
         files,
         sender,

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .cli_options import Json
 from .output import EXIT_REFUSED, Output
 from .settings import Settings
 
@@ -13,7 +14,7 @@ def skew(
     everything: Annotated[
         bool, typer.Option("--all", help="Show alerts that are over, too; --json always does.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show the skew alerts of every tier, newest state per kind. Exit 1 when one is raised.
 

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from .cli_processes import JsonAtEnd, MetricsPort, _log_to_stderr, _serve_metrics
+from .cli_options import JsonAtEnd, MetricsPort
 from .output import Output
+from .process import log_to_stderr, serve_metrics
 from .settings import Settings
 
 
@@ -25,8 +26,8 @@ def stream(
     """
     from . import wiring_streams  # noqa: PLC0415 - keeps `--help` quick
 
-    _log_to_stderr()
-    settings, metrics = Settings.load(), _serve_metrics(metrics_port)
+    log_to_stderr()
+    settings, metrics = Settings.load(), serve_metrics(metrics_port)
     with wiring_streams.stream_run(settings, worker, step or (), metrics) as run:
         from streams.app import run_until_signalled  # noqa: PLC0415
 

@@ -7,10 +7,9 @@ import typer
 from features.definitions import registry
 from schemas.errors import Refused
 
+from .cli_options import Json
 from .output import Output
 from .settings import Settings
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 towers = typer.Typer(no_args_is_help=True, help="Two-tower checkpoints and which of them are live.")
 
@@ -22,13 +21,12 @@ def list_towers(as_json: Json = False) -> None:
     Example: skewless towers list
     """
     from models.checkpoint import read_tower_manifest  # noqa: PLC0415
-    from models.live_towers import read_live_towers  # noqa: PLC0415
+    from models.live_towers import known_towers, read_live_towers  # noqa: PLC0415
 
     root = Settings.load().towers_dir
     live = read_live_towers(root)
-    found = sorted(path.parent.name for path in root.glob("*/READY"))
     rows = []
-    for version in found:
+    for version in known_towers(root):
         try:
             manifest = read_tower_manifest(root, version)
         except Refused as refused:
@@ -58,25 +56,11 @@ def live(
 
     Example: skewless towers live 3f2a9c11 8be01d55
     """
-    from models.live_towers import read_live_towers, write_live_towers  # noqa: PLC0415
+    from models.live_towers import complete_version, read_live_towers, write_live_towers  # noqa: PLC0415
 
     root = Settings.load().towers_dir
-    known = [path.parent.name for path in root.glob("*/READY")]
-    write_live_towers(root, [complete_version(version, known) for version in versions])
+    write_live_towers(root, [complete_version(root, version) for version in versions])
     Output(as_json).record("live towers", {str(i + 1): one for i, one in enumerate(read_live_towers(root))})
-
-
-def complete_version(prefix: str, known: list[str]) -> str:
-    """The one known tower version that begins with `prefix`. Raises Refused."""
-    matches = [version for version in known if version.startswith(prefix)]
-    if len(matches) != 1:
-        raise Refused(
-            "unknown_tower",
-            expected="a prefix of exactly one tower version",
-            came=f"{prefix!r}, which fits {len(matches)}",
-            fix="`skewless towers list --json` prints them in full.",
-        )
-    return matches[0]
 
 
 def register(app: typer.Typer) -> None:

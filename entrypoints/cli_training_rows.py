@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_options import Json
 from .output import Output, progress
 from .settings import Settings
 
@@ -17,7 +18,7 @@ def training_rows(
     lineage: Annotated[
         bool, typer.Option("--lineage", help="Only list the columns: source, feature, serving path.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Collect impression.attributed.v1 into one table, newest row per impression, with user histories.
 

@@ -225,6 +225,8 @@ def _release(facts: ArtefactFacts, current: str, tower: str) -> Iterable[Finding
         yield Finding("live release", "FAIL", found, "skewless release rollback, or install that version")
     elif facts.live and tower not in facts.live:
         found = f"{current} serves tower {tower[:12]}, which LIVE does not name: its index only grows old"
-        yield Finding("live release", "FAIL", found, f"skewless towers live {tower[:12]}")
+        # All that LIVE has: a tower that is left out gets no rows any more, and its rollover breaks off.
+        named = " ".join(one[:12] for one in (tower, *facts.live))
+        yield Finding("live release", "FAIL", found, f"skewless towers live {named}")
     else:
         yield Finding("live release", "OK", f"{current}, tower {tower[:12]}")

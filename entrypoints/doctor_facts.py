@@ -172,6 +172,29 @@ def _or_broken(broken: dict[str, str], name: str, read: Callable[[], T]) -> T | 
     return None
 
 
+def declaration_findings(settings: Settings) -> Iterable[Finding]:
+    """Whether `tiers.json` and the record of a rollover can be read: damaged, they stop the processes."""
+    from .rollover_record import read_rollover  # noqa: PLC0415 - keeps `--help` quick
+
+    yield _declared("tiers", lambda: ", ".join(one.name for one in settings.tiers().tiers))
+
+    def rollover() -> str:
+        record = read_rollover(settings)
+        return f"to tower {record.candidate[:12]}" if record else "none under way"
+
+    yield _declared("rollover", rollover)
+
+
+def _declared(check: str, read: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, "OK", read())
+    except Refused as refused:
+        found = f"{refused.code}: expected {refused.expected}; came {refused.came}"
+        return Finding(check, "FAIL", found, refused.fix)
+    except OSError as error:
+        return Finding(check, "FAIL", str(error), "Let this user read it.")
+
+
 def kafka_findings(settings: Settings) -> list[Finding]:
     """What there is to say about the configured Kafka."""
     from streams.topic_report import gather_kafka  # noqa: PLC0415 - keeps `--help` quick
@@ -196,6 +219,7 @@ def examine(settings: Settings) -> list[Finding]:
             check_versions(sys.version_info[:3], installed_packages()),
             check_host(host_facts(settings)),
             check_artefacts(artefact_facts(settings)),
+            declaration_findings(settings),
         )
         for each in here:
             findings += each

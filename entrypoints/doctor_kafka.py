@@ -1,6 +1,6 @@
 """The doctor's findings about Kafka. Pure: facts in, findings out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from schemas.topics import BROKER_TIMED, DEAD_LETTERED, TOPICS, WINDOW_SOURCE_RETENTION_MS, Topic
@@ -13,7 +13,9 @@ ALLOWED_SKEW_MS = 5_000
 MUCH_LAG = 100_000
 """Messages. More than a worker makes up for in a few seconds."""
 
-_ALTER = "kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {config}"
+_ALTER = (
+    "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {} --add-config {}"
+)
 
 
 @dataclass(frozen=True)
@@ -84,19 +86,29 @@ def _existence(facts: KafkaFacts) -> Iterable[Finding]:
         one = facts.topics.get(topic.name, TopicFacts(topic.partitions, 1))
         if one.partitions != topic.partitions:
             found = f"{topic.name} has {one.partitions}, not {topic.partitions}"
-            fix = f"kafka-topics.sh --delete --topic {topic.name}; skewless topics; then rebuild the state"
-            yield Finding("partitions", "FAIL", found, fix)
+            yield Finding("partitions", "FAIL", found, _repartition(facts, topic))
+
+
+def _repartition(facts: KafkaFacts, topic: Topic) -> str:
+    """Kafka moves no message to the partition where it belongs among another number of them."""
+    if topic.compacted:
+        return (
+            "Do not delete it: the other topics do not go back far enough to rebuild it. Copy its rows, by "
+            "their keys' murmur2, to a cluster where `skewless topics` made the topics."
+        )
+    delete = f"kafka-topics.sh --bootstrap-server {facts.address} --delete --topic {topic.name}"
+    return f"This loses what is on it: {delete}; skewless topics; then publish all of it again"
 
 
 def _settings(facts: KafkaFacts, needs: Needs) -> Iterable[Finding]:
     worst: list[Finding] = []
     for topic in TOPICS.values():
         if topic.name in facts.topics:
-            worst += _topic_settings(topic, facts.topics[topic.name].config, needs)
+            worst += _topic_settings(facts, topic, needs)
     for topic in DEAD_LETTERED:
         config = facts.topics[topic.dlq].config if topic.dlq in facts.topics else {}
         if "compact" in config.get("cleanup.policy", ""):
-            fix = _ALTER.format(topic=topic.dlq, config="cleanup.policy=delete")
+            fix = _ALTER.format(facts.address, topic.dlq, "cleanup.policy=delete")
             worst.append(Finding("cleanup", "FAIL", f"{topic.dlq} is compacted: letters vanish", fix))
     worst += _broker_time(facts)
     yield from worst or [Finding("topic settings", "OK", "clean-up and retention are as they have to be")]
@@ -110,27 +122,28 @@ def _broker_time(facts: KafkaFacts) -> Iterable[Finding]:
     wrong = [name for name in there if facts.topics[name].config.get(setting, wanted) != wanted]
     if wrong:
         found = f"{', '.join(wrong)}: stamped by producers; one whose clock is ahead is not noticed"
-        command = _ALTER.format(topic="$topic", config=f"{setting}={wanted}")
+        command = _ALTER.format(facts.address, "$topic", f"{setting}={wanted}")
         fix = f"for topic in {' '.join(wrong)}; do {command}; done"
         yield Finding("broker time", "WARN", found, fix)
 
 
-def _topic_settings(topic: Topic, said: Mapping[str, str], needs: Needs) -> Iterable[Finding]:
+def _topic_settings(facts: KafkaFacts, topic: Topic, needs: Needs) -> Iterable[Finding]:
+    said = facts.topics[topic.name].config
     policy, retention = said.get("cleanup.policy"), said.get("retention.ms")
     wanted = "compact" if topic.compacted else "delete"
     if policy is not None and policy != wanted:
-        fix = _ALTER.format(topic=topic.name, config=f"cleanup.policy={wanted}")
+        fix = _ALTER.format(facts.address, topic.name, f"cleanup.policy={wanted}")
         yield Finding("cleanup", "FAIL", f"{topic.name}: {policy}, not {wanted}", fix)
     if topic.compacted or retention is None:
         return
     least = needs.retention_ms(topic)
     if 0 <= int(retention) < least:
         found = f"{topic.name} keeps {spoken(int(retention))}, {spoken(least)} are needed"
-        fix = _ALTER.format(topic=topic.name, config=f"retention.ms={topic.retention_ms}")
+        fix = _ALTER.format(facts.address, topic.name, f"retention.ms={topic.retention_ms}")
         yield Finding("retention", "FAIL", found, fix)
     if int(said.get("retention.bytes", "-1")) >= 0:
         found = f"{topic.name} drops messages over {int(said['retention.bytes']):,} bytes, however young"
-        fix = _ALTER.format(topic=topic.name, config="retention.bytes=-1")
+        fix = _ALTER.format(facts.address, topic.name, "retention.bytes=-1")
         yield Finding("retention", "WARN", found, fix)
 
 
@@ -146,7 +159,7 @@ def _replication(facts: KafkaFacts) -> Iterable[Finding]:
         )
     for name, one in facts.topics.items():
         needed = int(one.config.get("min.insync.replicas", "1"))
-        fix = _ALTER.format(topic=name, config=f"min.insync.replicas={max(1, one.replicas - 1)}")
+        fix = _ALTER.format(facts.address, name, f"min.insync.replicas={max(1, one.replicas - 1)}")
         if needed > one.replicas:
             found = f"{name}: {needed} in-sync copies wanted of {one.replicas}: nothing can be written"
             yield Finding("min.insync.replicas", "FAIL", found, fix)

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 
 from features.definitions import registry
 from index.snapshots import newest_of_tiers, snapshot_manifest
-from models.live_towers import read_live_towers
+from models.live_towers import complete_version, read_live_towers
 from models.predictor import PinTower
 from schemas.artefacts import write_atomic
 from schemas.errors import Refused
 from schemas.manifests import SnapshotManifest
+from schemas.statuses import EmbedStatus
 from schemas.tiers import Tier
 from streams.batch_embedder import BatchEmbedder, Embedded, EmbedPlan, EmbedSurroundings, Share
 from streams.batch_states import KafkaStates
-from streams.embed_status import EmbedStatus
 from streams.live_gate import Waiting
 from streams.topic_reader import TopicReader
 
+from .clocks import now_ms
 from .kafka_connection import kafka_settings
 from .settings import Settings
-from .wiring import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +59,7 @@ class EmbedWish:
 
 def full_version(settings: Settings, prefix: str) -> str:
     """The one tower version that begins so. Raises Refused."""
-    known = [path.parent.name for path in settings.towers_dir.glob("*/READY")]
-    matches = [version for version in known if version.startswith(prefix)]
-    if len(matches) != 1:
-        raise Refused(
-            "unknown_tower",
-            expected="a prefix of exactly one tower version",
-            came=f"{prefix!r}, which fits {len(matches)}",
-            fix="`skewless towers list --json` prints them in full.",
-        )
-    return matches[0]
+    return complete_version(settings.towers_dir, prefix)
 
 
 def embed_once(

@@ -3,7 +3,7 @@
 import polars as pl
 
 from datasets.complete_journey import Journey
-from evaluation.l1_cut import CutPolicy, CutRecall, cut_recall
+from evaluation.l1_cut import CutRecall, L1CutPolicy, cut_recall
 from features.definitions import registry
 from features.store import RocksStore
 from features.user_state import USER_RECORD, contexts
@@ -36,7 +36,7 @@ def live_cut_recall(settings: Settings, queries: int, first_week: int, seed: int
     with RocksStore(settings.users_dir, USER_RECORD, read_only=True) as users_store:
         users, _, _ = users_store.get_many(chosen["user_id"].to_numpy())
     at_ms = chosen["occurred_at_ms"].to_numpy()
-    policy = CutPolicy(auction=AuctionPolicy(reserve_micros=settings.reserve_price_micros))
+    policy = L1CutPolicy(auction=AuctionPolicy(reserve_micros=settings.reserve_price_micros))
     mask = Eligibility(index.attributes, policy.auction.reserve_micros, SpendLedger()).mask(
         0, int(at_ms.max())
     )

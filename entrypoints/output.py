@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from schemas.errors import Refused
 
 EXIT_OK, EXIT_REFUSED, EXIT_USAGE, EXIT_UNAVAILABLE = 0, 1, 2, 3
 
@@ -71,6 +74,32 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict | list):
         return orjson.dumps(value).decode()
     return "" if value is None else str(value)
+
+
+def tell_refused(refused: Refused, as_json: bool) -> None:
+    """On stderr what was refused: `{"refused": {"code", "expected", "came", "fix"}}`, or four lines."""
+    told = {"expected": refused.expected, "came": refused.came, "fix": refused.fix}
+    if as_json:
+        _tell({"refused": {"code": refused.code} | told})
+        return
+    messages.print(f"[bold red]refused[/] ({refused.code})", soft_wrap=True)
+    for name, text in told.items():
+        messages.print(f"  {name:<9} {text}", markup=False, soft_wrap=True)
+
+
+def tell_unavailable(came: str, fix: str, as_json: bool) -> None:
+    """On stderr what cannot be reached: `{"unavailable": {"came", "fix"}}`, or a line and the fix, if any."""
+    if as_json:
+        _tell({"unavailable": {"came": came, "fix": fix}})
+        return
+    messages.print(f"[bold yellow]unavailable[/] {escape(came)}", soft_wrap=True)
+    if fix:
+        messages.print(f"  {fix}", markup=False)
+
+
+def _tell(why: Mapping[str, Any]) -> None:
+    sys.stderr.write(orjson.dumps(why).decode() + "\n")
+    sys.stderr.flush()
 
 
 def progress() -> Progress:

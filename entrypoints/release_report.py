@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 from index.builder import BuildReport
 from index.differences import ReleaseDifferences, differences
-from models.live_towers import read_live_towers
+from models.live_towers import complete_version, read_live_towers
 from schemas.errors import Refused
 
-from .cli_towers import complete_version
 from .releasing import BuildWish, build_from_snapshots, newest_snapshots
 from .settings import Settings
 from .store_connection import release_store
@@ -27,7 +26,7 @@ def build_by_hand(
             fix = "Name the snapshots, or cut some first."
             raise Refused("no_snapshot", f"snapshots in {settings.snapshots_dir}", came, fix)
     if tower is not None:
-        tower = complete_version(tower, [path.parent.name for path in settings.towers_dir.glob("*/READY")])
+        tower = complete_version(settings.towers_dir, tower)
     wish = BuildWish("tolerate" if tolerate else "enforce", tower)
     return build_from_snapshots(settings, snapshot_ids, wish)
 

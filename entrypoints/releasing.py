@@ -1,27 +1,26 @@
-"""From snapshots to a live release: build, check, publish. What the cutter and the batch job call."""
+"""From snapshots to a live release: build, check, publish.
+
+`Releaser` is what `skewless snapshots` and `skewless embed` hand each new snapshot to.
+"""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 from features.definitions import registry
 from index.builder import BuildPolicy, BuildReport, build_measured
-from index.canaries import CANARIES, read_canaries
 from index.gates import Gate
-from index.loading import load_index
-from index.release_contract import Moves
-from index.snapshots import falls_behind, newest_of_tiers, snapshot_manifest
+from index.release_contract import Moves, wall_clock_ms
+from index.snapshots import hour_name, newest_of_tiers, snapshot_manifest
 from models.live_towers import LockedLiveTowers, locked_live_towers, read_live_towers
 from models.predictor import QueryTower
 from schemas.errors import Refused, RetryableError
-from schemas.logs import ReleasePublished
-from schemas.manifests import CheckResult, ReleaseManifest, SnapshotManifest
+from schemas.manifests import ReleaseManifest, SnapshotManifest
 from schemas.tiers import Tiers, VersionPolicy
+from schemas.times import HOUR_MS
 
 from .canaries import canaries
+from .releasing_rules import Known, is_of, towers_after, was_rolled_back, why_not
 from .retention import clean_up
 from .rolling_back import follow_rollback
 from .rollover_record import close_rollover, read_rollover
@@ -31,16 +30,21 @@ from .store_connection import release_store
 log = logging.getLogger(__name__)
 
 ACTOR = "skewless snapshots"
-"""Who the audit trail says it was, unless told otherwise."""
+"""Who published a release, as the audit trail says, unless the caller names somebody else."""
 
 _ATTEMPTS = 5
 _LOST_THE_RACE = {"current_moved", "stale_release", "missing_file", "not_ready"}
-"""Somebody else published, or cleared away, meanwhile: look again at what is newest."""
+"""Refusals that mean: another process published, or deleted a snapshot, while this one built its release.
+The newest snapshots are looked up again then, and a release is built of those."""
 
 
 @dataclass(frozen=True)
 class BuildWish:
-    """What to build with. `tower`: the query tower; None: the only version there is, or the serving one."""
+    """How a release is to be built.
+
+    `tower` is the version of its query tower. None: that of the snapshots' rows, or, of several versions, the
+    serving one.
+    """
 
     version_policy: VersionPolicy = "enforce"
     tower: str | None = None
@@ -48,22 +52,22 @@ class BuildWish:
 
 
 def declared_tiers(settings: Settings) -> Tiers | None:
-    """What `tiers.json` declares; None where there is none, and any one snapshot is the whole inventory."""
+    """The tiers of `tiers.json`. None without that file: then one snapshot holds the whole inventory."""
     return settings.tiers() if (settings.data_dir / "tiers.json").is_file() else None
 
 
 def build_from_snapshot(settings: Settings, snapshot_id: str) -> ReleaseManifest:
-    """Build a release of one snapshot that is not live yet. Raises Refused as `build_from_snapshots`."""
+    """Build a release of one snapshot, without publishing it. Raises Refused as `build_from_snapshots`."""
     return build_from_snapshots(settings, [snapshot_id]).manifest
 
 
 def build_from_snapshots(
     settings: Settings, snapshot_ids: Sequence[str], wish: BuildWish | None = None
 ) -> BuildReport:
-    """Build a release, one snapshot a tier, that is not live yet.
+    """Build a release of one snapshot a tier, without publishing it.
 
-    Raises Refused when tower versions are mixed (unless `tolerate` was asked for), a tier is missing,
-    and for everything else that does not fit.
+    Raises Refused when the snapshots mix tower versions (unless `wish` tolerates that), when a tier has no
+    snapshot among them, and when a check of the release fails.
     """
     wish = wish or BuildWish()
     version = wish.tower or _query_tower_of(settings, snapshot_ids)
@@ -87,9 +91,9 @@ def build_from_snapshots(
 
 
 def _query_tower_of(settings: Settings, snapshot_ids: Sequence[str]) -> str:
-    """The serving tower, if rows are of it, or the version that most rows are of.
+    """The serving tower's version, if the snapshots have rows of it; else the version that most rows have.
 
-    Any of them will do to look up a tower: that there is only one, the builder makes sure.
+    Snapshots of several versions are refused by the builder, which needs a query tower to be called with.
     """
     rows: dict[str, int] = {}
     for snapshot_id in snapshot_ids:
@@ -103,7 +107,10 @@ def _query_tower_of(settings: Settings, snapshot_ids: Sequence[str]) -> str:
 
 
 def newest_snapshots(settings: Settings, version: str, tier: str) -> list[str]:
-    """The newest snapshot of every declared tier of this tower version; `tier`'s where none is declared."""
+    """The ids of the newest snapshots with rows of this tower version: of each declared tier that has one.
+
+    Where no tiers are declared, that of `tier` alone.
+    """
     declared = declared_tiers(settings)
     streamed = [one.name for one in settings.tiers().tiers if one.policy == "realtime"]
     newest = newest_of_tiers(settings.snapshots_dir, version, streamed)
@@ -111,51 +118,33 @@ def newest_snapshots(settings: Settings, version: str, tier: str) -> list[str]:
     return [newest[name].snapshot_id for name in names if name in newest]
 
 
-def check_release(settings: Settings, release_id: str | None) -> list[CheckResult]:
-    """Load a release (None: the live one) as a server would; returns its checks. Raises Refused."""
-    store = release_store(settings)
-    wanted = release_id or store.current()
-    if wanted is None:
-        raise Refused("no_release", "a live release", "none", "`skewless release publish ID` makes one live.")
-    index = load_index(
-        store, wanted, registry_hash=registry().content_hash, version_policy=settings.version_policy
-    )
-    tower = QueryTower.load(settings.towers_dir, index.tower_version, registry())
-    results = list(index.manifest.checks)
-    if any(entry.name == CANARIES for entry in index.manifest.files):
-        results.append(_same_queries(tower, store.directory(wanted)))
-    detail = f"{len(index)} rows and query tower {tower.version[:12]}, every checksum right"
-    return [*results, CheckResult(name="loads", ok=True, detail=detail)]
-
-
-def _same_queries(tower: QueryTower, directory: Path) -> CheckResult:
-    """The query tower embeds the canaries as it did at the build; the index answered them while it loaded."""
-    kept, now = read_canaries(directory).queries, canaries(tower).queries
-    if kept.shape != now.shape or not np.allclose(kept, now, rtol=1e-3, atol=1e-3):
-        fix = "The release was built with another query tower of this version: build it again."
-        came = f"{now.shape} queries that differ" if kept.shape == now.shape else f"{now.shape} queries"
-        raise Refused("canary_queries", "the query vectors of the build", came, fix)
-    return CheckResult(name="canaries", ok=True, detail=f"{len(kept)} queries embedded and answered as built")
-
-
 class Releaser:
-    """Publishes a release for each snapshot that is newer than what is live; keeps the newest few.
+    """Publishes a release for each snapshot that is newer than what is live, and deletes old ones.
 
-    Any number of processes may have one: who loses a race takes the newest snapshots again.
+    Any number of processes may have one. Of two that publish at the same time one is refused
+    (`current_moved`): it builds a release of the newest snapshots anew.
     """
 
-    def __init__(self, settings: Settings, gates: Sequence[Gate] = (), actor: str = ACTOR) -> None:
-        self._settings, self._gates, self._actor = settings, gates, actor
+    def __init__(
+        self,
+        settings: Settings,
+        gates: Sequence[Gate] = (),
+        actor: str = ACTOR,
+        clock_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        self._settings, self._gates, self._actor, self._clock_ms = settings, gates, actor, clock_ms
         self._store = release_store(settings)
         self._cleaned = False
 
     def __call__(self, snapshot: SnapshotManifest) -> None:
-        """Build, check, publish. A refused snapshot is logged; what is live stays.
+        """Build a release with this snapshot, check it and publish it.
 
-        A candidate's may fail in any way: whoever calls goes on, it cuts the serving tower too.
+        A refusal is logged, and what is live stays. Any other error is raised, unless the snapshot is of a
+        candidate: the cutter that calls this cuts the serving tower too, and has to go on.
         """
         if not self._cleaned:
-            # What a process left that died here, of a full disk maybe, would be in the way of this one.
+            # A process that died while it released, because the disk was full maybe, left files that take the
+            # room of this release.
             self._clean_up(snapshot.tier)
         try:
             self._try(snapshot)
@@ -164,24 +153,28 @@ class Releaser:
                 raise
             log.exception("snapshot %s, of a candidate, was not released", snapshot.snapshot_id)
         finally:
-            # Published or not: while releases are refused for days, snapshots go on being cut.
+            # Whether it was published or not: snapshots are cut on while their releases are refused for days.
             self._clean_up(snapshot.tier)
 
     def _clean_up(self, tier: str) -> None:
+        """Delete what is old. That this fails does not keep the snapshot from being released."""
         self._cleaned = True
         try:
             clean_up(self._settings, self._store, tier)
-        except (Refused, RetryableError) as error:
+        except (Refused, RetryableError, OSError) as error:
             log.warning("old releases and snapshots stay until the next snapshot: %s", error)
 
     def _try(self, snapshot: SnapshotManifest) -> None:
+        """Release the newest snapshots of the tower, and newer ones whenever another process was quicker."""
         tried: list[str] = []
         for _ in range(_ATTEMPTS):
             ids: list[str] = []
             try:
-                # Before the look at the snapshots: what goes live meanwhile may hold newer ones.
+                # Looked up before the snapshots are: a release that goes live in between may hold newer ones,
+                # and publishing is refused when another than the one seen here is live by then.
                 seen = self._store.current()
                 ids = self._snapshots_for(snapshot)
+                self._warn_of_hours_to_come(ids)
                 self._release(ids, seen)
                 return
             except RetryableError as error:
@@ -200,49 +193,71 @@ class Releaser:
         log.warning("snapshot %s was not released: others published all the time", snapshot.snapshot_id)
 
     def _of_candidate(self, snapshot: SnapshotManifest) -> bool:
-        """Whether another tower than that of the snapshot's rows stands first in LIVE."""
+        """Whether LIVE names another tower first, the serving one, than that of the snapshot's rows."""
         live = read_live_towers(self._settings.towers_dir)
         return bool(live) and live[0] not in snapshot.versions
 
     def _snapshots_for(self, snapshot: SnapshotManifest) -> list[str]:
+        """Ids of the snapshots to build a release of: the newest of each tier, of this snapshot's tower."""
         if len(snapshot.versions) != 1:
-            return [snapshot.snapshot_id]  # the builder says what is wrong with it
+            return [snapshot.snapshot_id]  # of no version, or of several: the builder refuses it
         return newest_snapshots(self._settings, next(iter(snapshot.versions)), snapshot.tier) or [
             snapshot.snapshot_id
         ]
 
+    def _warn_of_hours_to_come(self, snapshot_ids: Sequence[str]) -> None:
+        """Say so when a snapshot is of an hour that has not come: until then it stays the newest there is.
+
+        A machine whose clock is ahead cuts such a snapshot. When the clock is right again, each later cut is
+        of an earlier hour, and no release is built of it.
+        """
+        latest_ms = self._clock_ms() + HOUR_MS
+        for name in snapshot_ids:
+            hour_ms = snapshot_manifest(self._settings.snapshots_dir, name).hour_ms
+            if hour_ms > latest_ms:
+                log.warning(
+                    "snapshot %s is of an hour that has not come: was a clock ahead? Nothing that is cut "
+                    "before %s is released. The runbook is ReleaseStale",
+                    name,
+                    hour_name(hour_ms),
+                )
+
     def _release(self, snapshot_ids: Sequence[str], seen: str | None) -> None:
         manifest = build_from_snapshots(self._settings, snapshot_ids, BuildWish(gates=self._gates)).manifest
-        # Whoever changes LIVE waits: a tower cannot retire between the look at it and the publication.
-        with locked_live_towers(self._settings.towers_dir) as live:
+        # Whoever changes LIVE waits: a tower cannot retire between the look at LIVE and the publication.
+        with locked_live_towers(self._settings.towers_dir) as towers:
             moves = self._store.audit()
-            self._follow_rollback(moves, live)
-            # Not the trail as it is now: a rollback may have come since, and LIVE follows it next.
-            if after := self._publish(manifest, moves, live, seen):
-                self._settle_towers(manifest.tower_version, after, live)
-                close_rollover(self._settings, live, after)
+            self._follow_rollback(moves, towers)
+            # The trail up to this publication: a rollback may have come since, and LIVE follows it next.
+            if after := self._publish(manifest, moves, towers, seen):
+                self._settle_towers(manifest, after, towers)
+                close_rollover(self._settings, towers, after)
 
     def _follow_rollback(self, moves: Moves, towers: LockedLiveTowers) -> None:
+        """Let LIVE follow a rollback, unless it went back to the tower that a rollover wants to get to."""
         record = read_rollover(self._settings)
         if moves and (record is None or record.candidate != moves[-1].tower_version):
-            follow_rollback(moves, towers)
+            follow_rollback(self._settings, moves, towers)
 
     def _publish(
-        self, manifest: ReleaseManifest, moves: Moves, live: LockedLiveTowers, seen: str | None
+        self, manifest: ReleaseManifest, moves: Moves, towers: LockedLiveTowers, seen: str | None
     ) -> Moves:
-        """Publish unless it is live, was taken back, or is not wanted.
+        """Publish the release, unless it is live, was rolled back, or is not to go live by itself.
 
-        Returns the moves up to this release's when it is live, and LIVE is to be settled; else none.
+        Returns the moves up to the one that made it live, to settle LIVE by; none when it is not live.
         Raises Refused (`current_moved`) when another release than `seen` is live.
         """
-        if manifest.release_id == self._store.current():
-            return moves  # a crash may have come before the towers were settled
-        # Rebuilt from the same snapshots it may have other bytes: another kind of index, or an HNSW graph.
-        again = [one.release_id == manifest.release_id or _same_rows(one, manifest) for one in moves]
-        if any(again):
-            # A restarted cutter tells of its newest snapshots again: one that was rolled back stays so.
-            return moves if again[-1] else []
-        if why := self._unwanted(manifest, moves, live.read()):
+        is_live = manifest.release_id == self._store.current()
+        if is_live or (moves and is_of(moves[-1], manifest)):
+            return moves  # a crash may have come between its publication and the settling of LIVE
+        record, served = read_rollover(self._settings), self._store.comparable_live()
+        known = Known(moves, towers.read(), record, served)
+        if was_rolled_back(manifest, known):
+            # A cutter that is started again hands its newest snapshots on again.
+            why = "it was live and was rolled back; `skewless release publish` makes it live again"
+        else:
+            why = why_not(manifest, known)
+        if why:
             log.info("release %s is built and not published: %s", manifest.release_id, why)
             return []
         move = self._store.publish(
@@ -256,51 +271,9 @@ class Releaser:
         log.info("release %s is live (%d Pins)", manifest.release_id, manifest.index.rows)
         return [*moves, move]
 
-    def _unwanted(self, manifest: ReleaseManifest, moves: Moves, live: Sequence[str]) -> str:
-        """Why this release does not go live by itself now; empty when it does."""
-        before, version = self._store.comparable_live(), manifest.tower_version
-        if before is None or before.tower_version == version:
-            return ""
-        if live and version not in live:
-            return "its tower has retired"
-        if before.tower_version in live and live.index(version) < live.index(before.tower_version):
-            return f"tower {before.tower_version[:12]}, which is live, follows its own"
-        record = read_rollover(self._settings)
-        is_candidate = record is not None and record.candidate == version
-        if record is not None and is_candidate and record.manual:
-            return "the rollover waits for `skewless rollover finish`"
-        if not is_candidate and version in {move.tower_version for move in moves}:
-            return "its tower was live before: `skewless rollover start` takes it up again"
-        served = before.tiers
-        whys = (
-            falls_behind(part, served[name], part.policy)
-            for name, part in manifest.tiers.items()
-            if name in served
-        )
-        return next((why for why in whys if why), "")
-
-    def _settle_towers(self, serving: str, moves: Moves, towers: LockedLiveTowers) -> None:
-        """After a rollover the tower that went live is the serving one, and those before it retire.
-
-        A candidate is released only when its snapshots cover every Pin of the serving tower, so nothing
-        is embedded twice for longer than the backfill takes.
-        """
-        record = read_rollover(self._settings)
-        if record is not None and record.candidate == serving:
-            return  # `close_rollover` settles them, unless this release is from before the rollover
-        live = towers.read()
-        candidate = None if record is None else record.candidate
-        if live[:1] == [serving] and moves[-1].action == "publish":
-            # One that was turned away by a rollback was kept until the serving tower was level with it.
-            gone = {move.tower_version for move in moves} - {serving, candidate}
-            towers.write([one for one in live if one not in gone])
-        if len(moves) < 2 or moves[-1].tower_version == moves[-2].tower_version:
-            return  # the same tower as before, wherever it stands in LIVE
-        live = towers.read()
-        if serving in live and live[0] != serving:
-            towers.write(live[live.index(serving) :])
-
-
-def _same_rows(move: ReleasePublished, manifest: ReleaseManifest) -> bool:
-    """Whether the release of a move was built from the same snapshots, for the same tower."""
-    return (move.snapshot_id, move.tower_version) == (manifest.snapshot_id, manifest.tower_version)
+    def _settle_towers(self, manifest: ReleaseManifest, moves: Moves, towers: LockedLiveTowers) -> None:
+        """Let LIVE name the towers that are to be embedded with now that this release is live."""
+        before = towers.read()
+        after = towers_after(manifest, Known(moves, before, read_rollover(self._settings)))
+        if after != before:
+            towers.write(after)

@@ -22,8 +22,17 @@ def clean_up(settings: Settings, store: Releases, tier: str) -> None:
     """Delete old releases, snapshots of `tier` and of the declared tiers, and what killed processes left.
 
     Of a tower that has retired only some days' snapshots stay, and no run of the batch embedder.
-    Raises Refused or RetryableError when the store does not allow it; the rest is done by then.
+    Raises Refused or RetryableError when the store does not allow it; the rest is done all the same. Raises
+    OSError, and leaves the rest, when the disk does not.
     """
+    try:
+        store.retain(settings.keep_releases)  # first: releases take the most room, and the disk may be full
+    finally:
+        _clean_up_data(settings, store, tier)
+
+
+def _clean_up_data(settings: Settings, store: Releases, tier: str) -> None:
+    """What stands in the data directory beside the releases."""
     for root in (settings.snapshots_dir, settings.towers_dir, settings.embeddings_dir):
         sweep_staged(root, wall_clock_ms())
     retired = _retired(settings, store)
@@ -34,7 +43,6 @@ def clean_up(settings: Settings, store: Releases, tier: str) -> None:
     runs = EmbeddingRuns(settings.embeddings_dir)
     for version, retired_ms in retired.items():
         runs.discard_old(version, retired_ms)
-    store.retain(settings.keep_releases)
 
 
 def _retired(settings: Settings, store: Releases) -> dict[str, int]:

@@ -2,15 +2,15 @@
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from features.definitions import registry
-from index.release_contract import Expected, Releases
+from index.release_contract import Expected, Moves, Releases
 from models.live_towers import LockedLiveTowers, free_live_towers
 from schemas.errors import Refused, RetryableError
 from schemas.logs import ReleasePublished
 
+from .rollover_record import end_turned_away
 from .settings import Settings
 from .store_connection import release_store
 
@@ -34,7 +34,8 @@ def roll_back(settings: Settings, actor: str, reason: str, expected: Expected) -
 
     When that is of another tower, the workers embed with that one again. The one that was turned away stays
     behind it in LIVE until a snapshot of the old one is level with it, because until then only its rows
-    tell what has changed; it is not released by itself again. A candidate of a rollover under way stays.
+    tell what has changed; it is not released by itself again, and a rollover to it that nobody had closed yet
+    is over. The candidate of a rollover under way that was not live yet stays.
     The pointer moves first and waits for nobody: who is publishing then is refused (`current_moved`).
     Raises Refused as `Releases.rollback` does.
     """
@@ -59,7 +60,7 @@ def _follow_soon(settings: Settings, store: Releases) -> list[str] | None:
             try:
                 with free_live_towers(settings.towers_dir) as towers:
                     # Looked at anew: somebody may have published since, and settled the towers by that.
-                    return follow_rollback(store.audit(), towers)
+                    return follow_rollback(settings, store.audit(), towers)
             except Refused as refused:
                 if refused.code != "live_locked" or not left:
                     raise
@@ -69,12 +70,14 @@ def _follow_soon(settings: Settings, store: Releases) -> list[str] | None:
     return None
 
 
-def follow_rollback(moves: Sequence[ReleasePublished], towers: LockedLiveTowers) -> list[str] | None:
+def follow_rollback(settings: Settings, moves: Moves, towers: LockedLiveTowers) -> list[str] | None:
     """Put the tower that the newest move went back to first in LIVE; LIVE, if that changed it.
 
-    A rollback does it at once. One that was killed before, or was done on a machine that shares no LIVE with
-    the workers, is followed by the next cutter: else they would embed for a tower that nothing is served of.
+    The record of a rollover to the tower that was turned away goes. A rollback does both at once. A rollback
+    that was killed before, or was done on a machine that shares no LIVE with the workers, is followed by the
+    next cutter: else the workers would embed for a tower that nothing is served of.
     """
+    _end_turned_away(settings, moves)
     if not moves or moves[-1].action != "rollback":
         return None
     tower = moves[-1].tower_version
@@ -91,3 +94,11 @@ def follow_rollback(moves: Sequence[ReleasePublished], towers: LockedLiveTowers)
         "LIVE names tower %s, which was rolled back to, first again, not %s", tower[:12], live[0][:12]
     )
     return after
+
+
+def _end_turned_away(settings: Settings, moves: Moves) -> None:
+    try:
+        end_turned_away(settings, moves)
+    except (Refused, OSError) as error:
+        # LIVE is followed all the same: which tower the workers embed with matters more.
+        log.warning("the record of the rollover under way stays: %s", error)

@@ -17,6 +17,7 @@ from schemas.rollovers import Rollover
 from streams.embedding_runs import EmbeddingRuns
 
 from .candidate_traces import (
+    discard_finished_runs,
     discard_releases,
     discard_runs,
     discard_snapshots,
@@ -27,7 +28,14 @@ from .candidate_traces import (
 from .releasing import BuildWish, build_from_snapshots
 from .rollover_cost import worker_counters
 from .rollover_progress import candidate_snapshot, rollover_progress
-from .rollover_record import close_rollover, read_rollover, remove_rollover, went_live, write_rollover
+from .rollover_record import (
+    close_rollover,
+    end_turned_away,
+    read_rollover,
+    remove_rollover,
+    went_live,
+    write_rollover,
+)
 from .settings import Settings
 from .store_connection import release_store
 
@@ -65,6 +73,9 @@ def start_rollover(settings: Settings, version: str, wish: RolloverWish, times: 
     `no_live_tower` or `rollover_under_way`.
     """
     _check_tower(settings, version)
+    with locked_live_towers(settings.towers_dir):
+        # Whoever rolled back on another machine could not remove the record here.
+        end_turned_away(settings, release_store(settings).audit())
     before = read_rollover(settings)
     if before is not None and before.candidate != version:
         if not wish.replace:
@@ -80,6 +91,7 @@ def start_rollover(settings: Settings, version: str, wish: RolloverWish, times: 
         record = read_rollover(settings)
         if record is None:
             record = _record(settings, version, serving, wish, times.now_ms())
+            record = record.model_copy(update={"embedded_before": version in towers.read()})
             write_rollover(settings, record)
         elif record.candidate != version:
             raise Refused(
@@ -148,7 +160,8 @@ def _finish(settings: Settings, version: str, wish: RolloverWish, times: Times) 
             _record_of(settings, version)  # it was aborted since the look at it
         with locked_live_towers(settings.towers_dir) as towers:
             close_rollover(settings, towers, store.audit())
-    discard_runs(settings, version, keep=())
+    # A run that is not over is of the tower that serves now: it goes on.
+    discard_finished_runs(settings, version)
     current = store.current()
     assert current is not None
     return current

@@ -1,15 +1,13 @@
 """What a rollover has cost so far: the second forward of the workers, and the batch embedders."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 from pydantic import ValidationError
 
 from schemas.rollovers import Rollover, TowerWork, WorkerBaseline
-from streams.embed_status import EmbedStatus
+from schemas.statuses import EmbedStatus, TowerStatus, WorkerStatus
 
 from .settings import Settings
 
@@ -71,23 +69,23 @@ def worker_counters(settings: Settings) -> dict[str, WorkerBaseline]:
     counters: dict[str, WorkerBaseline] = {}
     for path in sorted(settings.status_file("any").parent.glob("worker-*.json")):
         try:
-            said = orjson.loads(path.read_bytes())
+            said = WorkerStatus.model_validate_json(path.read_bytes())
             counters[path.stem] = WorkerBaseline(
-                started_at_ms=said["started_at_ms"],
-                rss_bytes=said["rss_bytes"],
-                towers={version: _work(one) for version, one in said["towers"].items()},
+                started_at_ms=said.started_at_ms,
+                rss_bytes=said.rss_bytes,
+                towers={version: _work(one) for version, one in said.towers.items()},
             )
-        except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        except (FileNotFoundError, ValidationError) as error:
             log.warning("%s says nothing of its cost: %s", path.name, error)
     return counters
 
 
-def _work(said: Mapping[str, float]) -> TowerWork:
+def _work(said: TowerStatus) -> TowerWork:
     return TowerWork(
-        embed_cpu_seconds=float(said["embed_cpu_seconds"]),
-        rows=int(said["rows"]),
-        row_bytes=int(said["row_bytes"]),
-        backfill_rows=int(said["backfill_rows"]),
+        embed_cpu_seconds=said.embed_cpu_seconds,
+        rows=said.rows,
+        row_bytes=said.row_bytes,
+        backfill_rows=said.backfill_rows,
     )
 
 

@@ -1,5 +1,6 @@
 """How far a rollover is: what the candidate has of each tier and lacks, how long it takes, what it costs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from index.snapshots import Reach, falls_behind, newest_of_tiers
@@ -8,15 +9,15 @@ from schemas.errors import Refused
 from schemas.file_locks import is_held
 from schemas.manifests import ReleaseManifest, SnapshotManifest
 from schemas.rollovers import Rollover
+from schemas.statuses import CutterStatus
 from schemas.tiers import Tier
-from streams.cutter_status import CutterStatus, read_cutter_status
+from streams.cutter_status import read_cutter_status
 from streams.embedding_runs import EmbeddingRuns, run_prefix
 
 from .rollover_cost import Cost, embed_statuses, rollover_cost
 from .rollover_record import read_rollover, went_live
 from .settings import Settings
 from .store_connection import release_store
-from .wiring import cutter_lock
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ class TierProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """The whole of it. `state`: `under way`, `ready` (to be finished), `live` (published), `interrupted`."""
+    """The whole of it. `state`: `under way`, `ready` (to be finished), `live` (published), `interrupted`.
+
+    `was_live_before`: what is ready was live before the rollover. By itself only a newer snapshot goes live.
+    """
 
     state: str
     candidate: str
@@ -53,6 +57,7 @@ class Progress:
     tiers: dict[str, TierProgress]
     cost: Cost
     missing: list[str] = field(default_factory=list)
+    was_live_before: bool = False
 
 
 def rollover_progress(settings: Settings, now_ms: int) -> Progress | None:
@@ -67,8 +72,9 @@ def rollover_progress(settings: Settings, now_ms: int) -> Progress | None:
     missing = [f"tier {name}: {one.missing}" for name, one in tiers.items() if one.missing]
     weights = {name: one.of or 1 for name, one in tiers.items()}
     known = [one.eta_seconds for one in tiers.values() if one.missing]
+    state = _state(settings, record, live_release, missing)
     return Progress(
-        state=_state(settings, record, live_release, missing),
+        state=state,
         candidate=record.candidate,
         serving=record.serving,
         started_ms=record.started_ms,
@@ -83,6 +89,16 @@ def rollover_progress(settings: Settings, now_ms: int) -> Progress | None:
         tiers=tiers,
         cost=rollover_cost(settings, record),
         missing=missing,
+        was_live_before=state == "ready" and _was_live_before(settings, record, tiers),
+    )
+
+
+def _was_live_before(settings: Settings, record: Rollover, tiers: Mapping[str, TierProgress]) -> bool:
+    """Whether a release of just these snapshots was live: the newest ones of the candidate are no newer."""
+    newest = {one.snapshot_id for one in tiers.values()}
+    return any(
+        move.tower_version == record.candidate and set(move.snapshot_id.split("+")) == newest
+        for move in release_store(settings).audit()
     )
 
 
@@ -152,7 +168,7 @@ def _why(settings: Settings, tier: Tier, record: Rollover, said: CutterStatus | 
     """What to look at when a tier's snapshot is missing."""
     if tier.policy == "batch":
         return f"; `skewless embed --tier {tier.name} --tower {record.candidate[:12]}` makes one"
-    if not is_held(cutter_lock(settings, tier.name)):
+    if not is_held(settings.cutter_lock(tier.name)):
         return "; its cutter, `skewless snapshots`, is not running on this host"
     if said is None or record.candidate not in said.live:
         return "; its cutter has not taken the tower up yet"

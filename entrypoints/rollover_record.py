@@ -6,7 +6,7 @@ from index.release_contract import Moves
 from models.live_towers import LockedLiveTowers
 from schemas.artefacts import manifest_bytes, write_atomic
 from schemas.rollovers import Rollover, parse_rollover
-from streams.embedding_runs import ASSEMBLED, EmbeddingRuns
+from streams.embedding_runs import EmbeddingRuns
 
 from .settings import Settings
 
@@ -34,16 +34,42 @@ def remove_rollover(settings: Settings) -> None:
     (settings.towers_dir / _FILE).unlink(missing_ok=True)
 
 
-def went_live(record: Rollover, moves: Moves) -> bool:
-    """Whether the newest move made the candidate live after the rollover began.
+def moves_since(record: Rollover, moves: Moves) -> Moves:
+    """The moves of CURRENT that came after the rollover began.
 
-    The trail's length tells, not two machines' clocks. A trail that was started anew is shorter.
+    The trail's length tells which these are, not two machines' clocks. A trail that was started anew is
+    shorter than at the start of the rollover: all of it came after.
     """
-    if not moves or moves[-1].tower_version != record.candidate:
+    if record.moves is None:  # a record from before the moves were counted
+        return [move for move in moves if move.occurred_at_ms >= record.started_ms]
+    return moves[record.moves :] if len(moves) >= record.moves else moves
+
+
+def went_live(record: Rollover, moves: Moves) -> bool:
+    """Whether a move after the rollover began made the candidate live, and it is live now."""
+    since = moves_since(record, moves)
+    is_newest = since[-1:] == moves[-1:]
+    return bool(since) and is_newest and since[-1].tower_version == record.candidate
+
+
+def was_live(record: Rollover, moves: Moves) -> bool:
+    """Whether the candidate went live after the rollover began, whatever is live now."""
+    return any(move.tower_version == record.candidate for move in moves_since(record, moves))
+
+
+def end_turned_away(settings: Settings, moves: Moves) -> bool:
+    """Remove the record of a rollover whose candidate went live and was turned away again.
+
+    Such a record is left when nobody closed the rollover before the rollback, because whoever published was
+    killed, or published by hand. The next snapshot of the candidate would make it live once more.
+    For whoever holds LIVE's lock. Raises Refused (`bad_rollover`).
+    """
+    record = read_rollover(settings)
+    if record is None or went_live(record, moves) or not was_live(record, moves):
         return False
-    if record.moves is None:  # begun before they were counted
-        return moves[-1].occurred_at_ms >= record.started_ms
-    return len(moves) != record.moves
+    remove_rollover(settings)
+    log.warning("the rollover to tower %s is over: it went live and was turned away", record.candidate[:12])
+    return True
 
 
 def close_rollover(settings: Settings, towers: LockedLiveTowers, moves: Moves) -> bool:
@@ -58,9 +84,6 @@ def close_rollover(settings: Settings, towers: LockedLiveTowers, moves: Moves) -
     if record.candidate in live:
         towers.write(live[live.index(record.candidate) :])
     remove_rollover(settings)
-    runs = EmbeddingRuns(settings.embeddings_dir)
-    for name in runs.names(record.candidate):
-        if (settings.embeddings_dir / name / ASSEMBLED).is_file():
-            runs.discard(name)  # its snapshot is what it was for
+    EmbeddingRuns(settings.embeddings_dir).discard_assembled(record.candidate)
     log.info("the rollover to tower %s is over", record.candidate[:12])
     return True

@@ -139,7 +139,9 @@ class Settings(BaseSettings):
     skew_raise_seconds: float = Field(
         30.0, ge=0, description="skew lasts this long before it is an alert (mixed answers: at once)"
     )
-    skew_clear_seconds: float = Field(60.0, ge=0, description="and is over for this long before it is none")
+    skew_clear_seconds: float = Field(
+        60.0, ge=0, description="an alert is cleared when the skew has been over for this long"
+    )
     skew_stream_share: float = Field(
         0.05, ge=0, le=1, description="share of Pins without a row of the serving version that is an alert"
     )
@@ -154,7 +156,11 @@ class Settings(BaseSettings):
         8, ge=2, le=1000, description="releases, and snapshots per tower version, kept on disk"
     )
     min_rows_ratio: float = Field(
-        0.5, ge=0, le=1, description="least share of the live release's Pins, and of each tier's, in a new"
+        0.5,
+        ge=0,
+        le=1,
+        description="a new release is refused with fewer Pins than this share of the live one, in all or in "
+        "any tier",
     )
     keep_snapshot_days: int = Field(
         7, ge=0, le=3650, description="of older snapshots the last of each day is kept, for so many days"
@@ -260,6 +266,10 @@ class Settings(BaseSettings):
     def stream_dir(self, worker: int) -> Path:
         """State of one `skewless stream` process: a directory per step."""
         return self.data_dir / "state" / f"stream-{worker}"
+
+    def cutter_lock(self, tier: str) -> Path:
+        """Held by the cutter of a tier for as long as it runs."""
+        return self.snapshots_dir / f".cutter-{tier}.lock"
 
     def status_file(self, name: str) -> Path:
         """What a process last said about itself, for the console."""

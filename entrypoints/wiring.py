@@ -23,12 +23,11 @@ from schemas.file_locks import held_alone
 from schemas.manifests import SnapshotManifest
 from serving.auction import AuctionPolicy
 from serving.clock import system_clock
-from serving.delta_reader import DeltaPolicy
 from serving.parts import ServingConfig, ServingParts, build_parts
 from serving.pipeline import FunnelPolicy
 from serving.telemetry import ServingTelemetry
 from streams.cut_policy import CutPolicy, EventTimeCut, WallClockCut
-from streams.cutter import Cutter, CutterSettings, Surroundings
+from streams.cutter import Cutter, CutterSettings, CutterSurroundings
 from streams.cutter_status import read_cutter_status
 from streams.embedded_topic import KafkaEmbeddedTopic
 from streams.fresh_rows import KafkaFreshRows
@@ -39,29 +38,17 @@ from streams.telemetry import EnrichmentTelemetry
 from streams.worker import EnrichmentWorker
 from streams.worker_settings import Times, WorkerSettings
 
+from .clocks import now_ms, since_boot_seconds
 from .kafka_connection import kafka_settings
 from .loaded_towers import LiveManifests, LiveTowers
 from .registry_connection import wire_formats
 from .rolling_back import roll_back
+from .serving_rules import delta_policy, live_poll_seconds
 from .settings import Settings
 from .store_connection import release_store
 from .wiring_shards import root_leaves
 
 log = logging.getLogger(__name__)
-
-
-def now_ms() -> int:
-    """Wall clock, milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
-
-
-def since_boot_seconds() -> float:
-    """A monotonic clock that goes on while the machine is suspended, where the system has one (Linux).
-
-    By another one a worker on a machine that slept would not know that it was away.
-    """
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def wait_for_live_tower(settings: Settings, stopped: Callable[[], bool]) -> None:
@@ -114,11 +101,6 @@ def cut_policy(settings: Settings) -> CutPolicy:
     return EventTimeCut() if settings.cut_clock == "event" else WallClockCut()
 
 
-def cutter_lock(settings: Settings, tier: str) -> Path:
-    """Held by the cutter of a tier for as long as it runs."""
-    return settings.snapshots_dir / f".cutter-{tier}.lock"
-
-
 @contextmanager
 def cutting_alone(settings: Settings) -> Iterator[None]:
     """Be the cutter of this tier. Raises Refused while another process is, or for a batch tier."""
@@ -136,7 +118,7 @@ def cutting_alone(settings: Settings) -> Iterator[None]:
         "one that is running",
         "End it first (SIGTERM). Two would write the same snapshots twice and commit over each other.",
     )
-    with held_alone(cutter_lock(settings, tier.name), refusal):
+    with held_alone(settings.cutter_lock(tier.name), refusal):
         yield
 
 
@@ -149,7 +131,7 @@ def snapshot_cutter(
     group = kafka.cutter_group if len(tiers.tiers) == 1 else f"{kafka.cutter_group}-{settings.tier}"
     consumer = Consumer(consumer_config(kafka, group))
     status = settings.status_file(f"cutter-{settings.tier}")
-    around = Surroundings(
+    around = CutterSurroundings(
         LiveManifests(settings),
         now_ms,
         Outlet(kafka, "cutter"),
@@ -194,7 +176,7 @@ def serving_parts(settings: Settings, *, embedded_broker: bool) -> ServingParts:
             leaves=root_leaves(settings, metrics, clock),
             users=users,
             policy=FunnelPolicy(auction=AuctionPolicy(reserve_micros=settings.reserve_price_micros)),
-            poll_seconds=settings.store_poll_seconds if settings.store_url else 0.2,
+            poll_seconds=live_poll_seconds(settings),
             releases=release_store(settings),
             roll_back=lambda actor, reason, expected: roll_back(settings, actor, reason, expected).move,
             admin_token=settings.admin_token.get_secret_value() or None,
@@ -204,11 +186,7 @@ def serving_parts(settings: Settings, *, embedded_broker: bool) -> ServingParts:
             index_device=settings.index_device,
             tiers=settings.tiers(),
             fresh=fresh_rows(settings),
-            delta=DeltaPolicy(
-                refresh_seconds=settings.delta_refresh_seconds,
-                catch_up_seconds=settings.delta_catch_up_seconds,
-                max_vectors=settings.delta_max_vectors,
-            ),
+            delta=delta_policy(settings),
         )
     )
 

@@ -11,7 +11,7 @@ from features.shard_slices import Shard
 from schemas.errors import Refused
 from serving.clock import Clock, system_clock
 from serving.delta_follower import DeltaFollower
-from serving.delta_reader import DeltaPolicy, FreshFeed
+from serving.delta_reader import FreshFeed
 from serving.delta_telemetry import DeltaTelemetry
 from serving.leaf_app import LeafParts
 from serving.leaf_feed import ShardFeed, caught_up
@@ -21,6 +21,7 @@ from serving.leaf_watcher import LeafWatcher
 from serving.remote_leaves import LeafPolicy, Leaves
 from serving.shard_telemetry import LeafTelemetry, RootTelemetry
 
+from .serving_rules import delta_policy, live_poll_seconds
 from .settings import Settings
 from .store_connection import release_store
 
@@ -69,17 +70,12 @@ def leaf_parts(settings: Settings, shard: Shard, fresh: Callable[[], FreshFeed] 
     load: Callable[[str], LoadedShard] = loader.load
     follower = None
     if fresh is not None and delta is not None:
-        policy = DeltaPolicy(
-            refresh_seconds=settings.delta_refresh_seconds,
-            catch_up_seconds=settings.delta_catch_up_seconds,
-            max_vectors=settings.delta_max_vectors,
-        )
+        policy = delta_policy(settings)
         follower = DeltaFollower(lambda: ShardFeed(fresh(), shard), policy, clock, delta.show, _became)
         load = caught_up(load, follower)
     watcher = LeafWatcher(releases.current, load, held, clock, telemetry.loaded, releases.last_seen)
-    poll_seconds = settings.store_poll_seconds if settings.store_url else 0.2
-    return LeafParts(shard, held, watcher, telemetry, clock, poll_seconds, follower)
+    return LeafParts(shard, held, watcher, telemetry, clock, live_poll_seconds(settings), follower)
 
 
 def _became(pin_ids: npt.NDArray[np.int64], seconds: npt.NDArray[np.float64]) -> None:
-    """Servable is a Pin when a root serves it: a leaf does not count."""
+    """Ignored: a Pin is servable when a root serves it, so leaves do not count it."""

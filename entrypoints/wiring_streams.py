@@ -1,6 +1,5 @@
 """The composition root of the Faust processes: settings in, steps and apps out."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,21 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 
-from schemas.artefacts import write_atomic
-from schemas.errors import Refused, RetryableError
+from schemas.errors import Refused
 from schemas.skew import SkewAlerted
 from schemas.topics import SKEW_ALERTED
 from streams.attribution import AttributionStep
 from streams.attribution_telemetry import AttributionTelemetry
 from streams.impressions import ImpressionsStep
-from streams.kafka import KafkaSettings, producer_config
+from streams.kafka import KafkaSettings
 from streams.skew_monitor import SkewMonitorStep
 from streams.skew_telemetry import SkewTelemetry
-from streams.step_driver import StepDriver, Surroundings
+from streams.step_cluster import tie_to_cluster
+from streams.step_driver import StepDriver, StepSurroundings
 from streams.step_outlet import KafkaStepOutlet
 from streams.step_source import KafkaStepSource
 from streams.steps import Step
@@ -33,6 +30,7 @@ from streams.window_store import WindowStore
 from streams.windows import WindowSettings, WindowsStep
 from streams.wire_format import WireFormats
 
+from .clocks import now_ms
 from .kafka_connection import kafka_settings
 from .registry_connection import wire_formats
 from .settings import Settings
@@ -41,9 +39,6 @@ from .step_rules import attribution_rules, skew_rules
 if TYPE_CHECKING:
     from streams.app import App
     from streams.faust_loop import FaustLoop, LoopSettings
-
-_CLUSTER_FILE = "CLUSTER"
-_ASK_SECONDS = 10.0
 
 StepFactory = Callable[[Settings, Path, CollectorRegistry], Step]
 
@@ -130,7 +125,7 @@ def stream_run(
     from streams.faust_loop import LoopSettings  # noqa: PLC0415 - Faust takes a second to import
 
     kafka, folder = kafka_settings(settings), settings.stream_dir(worker)
-    check_cluster(kafka, folder)
+    tie_to_cluster(kafka, folder)
     telemetry = StreamTelemetry(metrics)
     loop_settings = LoopSettings(
         frozen_seconds=kafka.session_timeout_ms / 1000, stall_seconds=settings.stream_stall_seconds
@@ -166,43 +161,14 @@ def step_app(
 
     app_settings = AppSettings(home.folder / f"{step.name}-faust")
     group = group_of(app_settings.group, [step])
-    around = Surroundings(
+    around = StepSurroundings(
         outlet=KafkaStepOutlet(kafka, step.name, home.worker),
         source=KafkaStepSource(kafka, group),
         telemetry=telemetry,
         owned=lambda: loop.owned,
-        now_ms=lambda: time.time_ns() // 1_000_000,
+        now_ms=now_ms,
         formats=home.formats,
     )
     driver = StepDriver(step, around)
     loop = FaustLoop(driver, KafkaStepSource(kafka, group), telemetry, loop_settings)
     return build_app(kafka, [step], [loop], app_settings), loop, driver
-
-
-def check_cluster(kafka: KafkaSettings, folder: Path) -> None:
-    """Tie this state to the cluster that it is of.
-
-    Raises Refused when it belongs to another one, whose offsets would pass for this one's, and
-    RetryableError when the broker is out of reach.
-    """
-    try:
-        config = {name: value for name, value in producer_config(kafka).items() if _is_connection(name)}
-        cluster = str(AdminClient(config).list_topics(timeout=_ASK_SECONDS).cluster_id)
-    except KafkaException as error:
-        raise RetryableError(f"Kafka is out of reach: {error.args[0].str()}") from error
-    file = folder / _CLUSTER_FILE
-    owner = file.read_text("utf-8") if file.exists() else None
-    if owner is not None and owner != cluster:
-        raise Refused(
-            "state_of_another_cluster",
-            expected=f"state folded from Kafka cluster {cluster}",
-            came=f"state folded from {owner}, in {folder}",
-            fix="Delete that directory: it is rebuilt from the topics (an embedded broker is a new cluster "
-            "each time).",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, cluster.encode())
-
-
-def _is_connection(name: str) -> bool:
-    return name.startswith(("bootstrap.", "client.", "security.", "sasl.", "ssl."))

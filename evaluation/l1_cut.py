@@ -21,7 +21,7 @@ _UNCUT_BIDDERS = 2_000
 
 
 @dataclass(frozen=True)
-class CutPolicy:
+class L1CutPolicy:
     """Width of the cut, ads on a page, and the auction's rules."""
 
     keep: int = 200
@@ -48,7 +48,7 @@ def cut_recall(
     eligible: npt.NDArray[np.bool_],
     queries: npt.NDArray[np.float32],
     calibration: Calibration,
-    policy: CutPolicy,
+    policy: L1CutPolicy,
     *,
     seed: int,
 ) -> CutRecall:
@@ -77,7 +77,7 @@ def cut_recall(
     return CutRecall(len(queries), policy.keep, policy.slots, len(rows), l1, bid_only, random)
 
 
-def _winners(attributes: Records, rows: Rows, pctr_ppb: npt.NDArray[np.int64], policy: CutPolicy) -> Rows:
+def _winners(attributes: Records, rows: Rows, pctr_ppb: npt.NDArray[np.int64], policy: L1CutPolicy) -> Rows:
     """Rows that win the auction over all of `rows`."""
     utility = attributes["bid_micros"][rows].astype(np.float64) * pctr_ppb
     best = np.argsort(-utility, kind="stable")[:_UNCUT_BIDDERS]

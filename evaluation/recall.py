@@ -5,6 +5,9 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int64]
 
+_ROUNDS = 1_000
+_COVERAGE = 0.95
+
 
 def recall_at_k(retrieved: Ids, relevant: list[Ids], k: int) -> npt.NDArray[np.float64]:
     """Of each query's relevant Pins, the share among its first `k` retrieved ones: shape (Q,).
@@ -28,12 +31,10 @@ def recall_at_k(retrieved: Ids, relevant: list[Ids], k: int) -> npt.NDArray[np.f
     )
 
 
-def bootstrap_interval(
-    values: npt.NDArray[np.float64], seed: int, rounds: int = 1_000, coverage: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron 1979), resampling queries."""
+def bootstrap_interval(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean (Efron 1979), resampling queries 1,000 times."""
     generator = np.random.default_rng(seed)
-    means = np.array([generator.choice(values, len(values)).mean() for _ in range(rounds)])
-    tail = (1 - coverage) / 2
+    means = np.array([generator.choice(values, len(values)).mean() for _ in range(_ROUNDS)])
+    tail = (1 - _COVERAGE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)

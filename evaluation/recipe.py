@@ -21,7 +21,6 @@ from .baselines import Baseline, ItemKnn, OwnHistory, Popularity
 from .compare import Comparison, baskets, compare, retrieve
 from .splits import TimeSplit
 
-Clock = Callable[[], float]
 MOST_RECALL_K = 20
 
 
@@ -56,13 +55,12 @@ def run_recipe(
     root: Path,
     registry: FeatureRegistry,
     progress: Callable[[Progress], None] | None = None,
-    clock: Clock = time.perf_counter,
 ) -> RecipeResult:
     """Examples -> training -> calibration -> recall beside the baselines -> checkpoint under `root`.
 
     The recall goes into the manifest's metrics, so a checkpoint says what it was worth when it was made.
     """
-    laps = _Laps(clock)
+    laps = _Laps()
     split = recipe.split
     rows = training_rows(journey, Window(split.first_week, split.last_week))
     laps.lap("examples")
@@ -142,11 +140,11 @@ def _notes(
 class _Laps:
     """Seconds from one lap to the next."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock, self._last = clock, clock()
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        now = self._clock()
+        now = time.perf_counter()
         self.seconds[name] = now - self._last
         self._last = now

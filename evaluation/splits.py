@@ -42,9 +42,3 @@ class TimeSplit:
     def until_ms(self) -> int:
         """End of the last training week."""
         return week_start_ms(self.last_week + 1)
-
-
-FIRST_HALF = TimeSplit(1, 26)
-"""Tower A of the demo."""
-FIRST_FORTY = TimeSplit(1, 40)
-"""Tower B of the demo: the same method, fourteen weeks later."""

@@ -7,6 +7,8 @@ for any input means raising its feature's `version`; `tests/features/golden.json
 import numpy as np
 import numpy.typing as npt
 
+from schemas.times import DAY_MS, HOUR_MS
+
 Records = npt.NDArray[np.void]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -21,8 +23,6 @@ SEGMENT_BUCKETS = 256
 STORES = 115.0
 """Largest number of stores in the chain; only scales the placement shares to about 0 to 1."""
 
-_HOUR_MS = 3_600_000
-_DAY_MS = 24 * _HOUR_MS
 _GOLDEN_RATIO_64 = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -145,11 +145,11 @@ def demographics(users: Records) -> Ints:
 def hour_of_week(contexts: Records) -> Ints:
     """Hour of the week (UTC, Thursday 00:00 first, as the epoch), 1 to 168."""
     times = contexts["occurred_at_ms"]
-    return (times // _HOUR_MS) % 168 + 1
+    return (times // HOUR_MS) % 168 + 1
 
 
 def days_since_engagement(contexts: Records) -> Floats:
     """log(1 + days since the user's last engagement); 0 when there was none."""
     last = contexts["last_engaged_at_ms"]
-    days = np.maximum(contexts["occurred_at_ms"] - last, 0).astype(np.float32) / np.float32(_DAY_MS)
+    days = np.maximum(contexts["occurred_at_ms"] - last, 0).astype(np.float32) / np.float32(DAY_MS)
     return np.where(last > 0, np.log1p(days), np.float32(0))

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.events import VISIT_WINDOWS_DAYS
-
-DAY_MS = 86_400_000
+from schemas.times import DAY_MS
 
 
 class DayCounts:

@@ -10,7 +10,7 @@ from schemas.manifests import ReleaseManifest
 from schemas.tiers import VersionPolicy
 
 from . import checks
-from .contents import ReleaseContents, read_part, read_release
+from .contents import ReleaseContents, read_part, read_release, release_manifest
 from .release_contract import Releases
 from .row_files import Attributes, Matrix
 from .vector_index import Bitmap, Dots, Positions, Query, VectorIndex, pack
@@ -82,8 +82,10 @@ def load_index(
     Long, but hashing, copying and FAISS release the interpreter lock: a background thread can do it.
     Raises Refused with code, expected, came and fix.
     """
-    _check_manifest(releases.manifest(release_id), registry_hash)
-    return LoadedIndex(read_release(releases.fetch(release_id), version_policy))
+    # Fetched first: a copy whose manifest was damaged is mended by that.
+    directory = releases.fetch(release_id)
+    _check_manifest(release_manifest(directory), registry_hash)
+    return LoadedIndex(read_release(directory, version_policy))
 
 
 def load_shard(
@@ -98,8 +100,9 @@ def load_shard(
 
     Raises Refused like `load_index`.
     """
-    _check_manifest(releases.manifest(release_id), registry_hash)
-    return LoadedIndex(read_part(releases.fetch(release_id), shard.holds, version_policy))
+    directory = releases.fetch(release_id)
+    _check_manifest(release_manifest(directory), registry_hash)
+    return LoadedIndex(read_part(directory, shard.holds, version_policy))
 
 
 def _check_manifest(manifest: ReleaseManifest, registry_hash: str) -> None:

@@ -1,5 +1,6 @@
 """Releases as directories of this machine: those built here, and copies of those in an object store."""
 
+import logging
 import shutil
 from collections.abc import Collection
 from contextlib import suppress
@@ -8,8 +9,9 @@ from pathlib import Path
 
 from schemas.artefacts import READY, STAGED_PREFIX, sweep_unheld
 
-from .contents import release_manifest
 from .release_contract import Ids, is_release_id
+
+log = logging.getLogger(__name__)
 
 _DELETING = ".deleting-"
 _HALF_WRITTEN = (STAGED_PREFIX + "*", ".CURRENT-*", ".audit.*-*", "..last-seen-*")
@@ -26,45 +28,41 @@ class LocalCopies:
     root: Path
 
     def ids(self) -> Ids:
-        """The finished ones."""
+        """The finished ones. What has a name that no release can have is somebody's own, and left alone."""
         if not self.root.is_dir():
             return []
-        return [p.name for p in self.root.iterdir() if is_release_id(p.name) and (p / READY).is_file()]
+        return [path.name for path in self.root.iterdir() if is_release_id(path.name) and _is_finished(path)]
 
-    def whole(self, release_id: str) -> bool:
-        """Whether every file is there in its size. Raises Refused when the manifest is damaged.
-
-        The checksums are not looked at here: whoever loads or publishes the release checks those.
-        """
-        directory = self.root / release_id
-        if not (directory / READY).is_file():
-            return False
-        sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
-        return all(sizes.get(one.name) == one.size_bytes for one in release_manifest(directory).files)
-
-    def newest(self, count: int, *, needed: Collection[str]) -> Ids:
+    def keep_newest(self, count: int, *, needed: Collection[str]) -> Ids:
         """Delete all but the `count` newest by hour and those that are needed; returns what was deleted."""
-        by_age = sorted(self.ids(), key=lambda one: (hour_of(one), self._finished_ns(one)))
-        doomed = [one for one in by_age[: max(len(by_age) - count, 0)] if one not in needed]
-        self.drop(doomed)
-        return doomed
+        by_age = sorted(self.ids(), key=lambda one: (hour_of(one), self._finished_ns(one), one))
+        return self.drop([one for one in by_age[: max(len(by_age) - count, 0)] if one not in needed])
 
-    def bound(self, count: int, *, among: Collection[str], needed: Collection[str]) -> Ids:
+    def keep_latest(self, count: int, *, among: Collection[str], needed: Collection[str]) -> Ids:
         """Of the copies `among` keep `count`, those that came last and the needed ones; returns what went."""
         by_age = sorted(set(self.ids()) & set(among), key=self._finished_ns)
         surplus = max(len(by_age) - count, 0)
-        doomed = [one for one in by_age if one not in needed][:surplus]
-        self.drop(doomed)
-        return doomed
+        return self.drop([one for one in by_age if one not in needed][:surplus])
 
-    def drop(self, release_ids: Ids) -> None:
-        """Delete. A server that has one open keeps its files until it lets go of them."""
+    def drop(self, release_ids: Ids) -> Ids:
+        """Delete; returns what is gone. A server that has one open keeps its files until it lets go of them.
+
+        What the disk does not let go (another user's, for one) is logged, stays, and keeps nothing else.
+        """
+        gone: Ids = []
         for release_id in release_ids:
-            with suppress(FileNotFoundError):  # another process was first
+            grave = self.root / (_DELETING + release_id)
+            shutil.rmtree(grave, ignore_errors=True)  # an earlier deletion that died may have left it
+            try:
                 # Hidden first: nobody may find half a release under its name.
-                (self.root / release_id).rename(self.root / (_DELETING + release_id))
+                with suppress(FileNotFoundError):  # another process was first
+                    (self.root / release_id).rename(grave)
+                gone.append(release_id)
+            except OSError as error:
+                log.warning("%s cannot be deleted: %s", self.root / release_id, error)
         for leftover in self.root.glob(_DELETING + "*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        return gone
 
     def _finished_ns(self, release_id: str) -> int:
         try:
@@ -80,13 +78,20 @@ def sweep_staged(root: Path, now_ms: int) -> None:
     sweep_unheld(root)
     for pattern in _HALF_WRITTEN:
         for path in root.glob(pattern):
-            with suppress(FileNotFoundError):  # whoever wrote it is through with it
+            with suppress(OSError):  # whoever wrote it is through with it, or it is another user's
                 if now_ms / 1000 - path.stat().st_mtime <= ABANDONED_SECONDS:
                     continue
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink()
+
+
+def _is_finished(directory: Path) -> bool:
+    try:
+        return (directory / READY).is_file()
+    except OSError:  # closed to this user
+        return False
 
 
 def hour_of(release_id: str) -> str:

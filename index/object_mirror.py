@@ -2,10 +2,10 @@
 
 Up: the files, then `manifest.json`, then `READY`; an artefact without READY is unfinished. Down: into a
 hidden directory beside its place, every file checked against the manifest, then published as if it had
-been built here. What an interruption left there is taken up again.
+been built here. What an interruption left there is taken up again. A copy that is not whole any more is
+replaced.
 """
 
-import fcntl
 import hashlib
 import logging
 import shutil
@@ -16,8 +16,10 @@ from typing import TypeVar
 
 from schemas.artefacts import MANIFEST, READY, file_entry, naming, publish_staged, read_manifest
 from schemas.errors import Refused
+from schemas.file_locks import locked
 from schemas.manifests import FileEntry, ReleaseManifest, TowerManifest
 
+from .local_copies import LocalCopies
 from .object_store import Listed, Objects, StoreRefused
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,20 @@ def sizes_below(prefix: str, listed: list[Listed]) -> dict[str, int]:
 def is_finished(objects: Objects, prefix: str) -> bool:
     """Whether an artefact below `prefix` has its READY."""
     return READY in sizes_below(prefix, objects.list(prefix))
+
+
+def is_whole(directory: Path, model: type[ManifestT]) -> bool:
+    """Whether an artefact lies here finished, under its own name, with every file in its size.
+
+    The files' checksums are not looked at: whoever loads or publishes it checks those.
+    """
+    try:
+        manifest = read_manifest(directory, model)
+        sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+    except (Refused, FileNotFoundError):
+        return False
+    name = manifest.release_id if isinstance(manifest, ReleaseManifest) else manifest.tower_version
+    return name == directory.name and all(sizes.get(one.name) == one.size_bytes for one in manifest.files)
 
 
 def upload(
@@ -136,27 +152,32 @@ def check_sizes(objects: Objects, prefix: str, manifest: Artefact) -> None:
 def download(objects: Objects, prefix: str, final: Path, model: type[ManifestT]) -> None:
     """Bring the artefact below `prefix` to `final`, complete and checked, or not at all.
 
-    A file that an interrupted download left goes on where it stopped. Raises Refused that names the
-    object which is missing or not what the manifest promises.
+    A file that an interrupted download left goes on where it stopped; what was left of other artefacts is
+    deleted. A copy at `final` that is not whole is replaced. Raises Refused that names the object which is
+    missing or not what the manifest promises.
     """
     with _one_at_a_time(final.parent) as staging:
-        if (final / READY).is_file():
+        for left in staging.iterdir():
+            if left.name != final.name:
+                shutil.rmtree(left, ignore_errors=True)
+        if is_whole(final, model):
             return
         stage = staging / final.name
         manifest = remote_manifest(objects, prefix, model, stage)
         check_sizes(objects, prefix, manifest)
         for entry in manifest.files:
             _download_file(objects, f"{prefix}/{entry.name}", stage / entry.name, entry)
+        if final.exists():
+            log.warning("%s was not whole any more: it was fetched again", final)
+            LocalCopies(final.parent).drop([final.name])
         publish_staged(stage, final)
-        shutil.rmtree(staging)  # with what interrupted downloads of others left: the lock says they are over
+        shutil.rmtree(staging)
 
 
 @contextmanager
 def _one_at_a_time(parent: Path) -> Iterator[Path]:
     staging = parent / _STAGING
-    parent.mkdir(parents=True, exist_ok=True)
-    with (parent / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(parent / _LOCK):
         staging.mkdir(exist_ok=True)
         yield staging
 

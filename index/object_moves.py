@@ -9,8 +9,10 @@ Both are sealed: their first line is the sha256 of the rest.
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -62,6 +64,7 @@ class Move(_Sealed):
 
 
 SealedT = TypeVar("SealedT", bound=_Sealed)
+FoundT = TypeVar("FoundT")
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,16 @@ class Seen:
     tag: str
 
 
-class Moves:
-    """CURRENT and `audit/` of one store. Moves never change, so each is read once and kept in `cache`."""
+class _ForeignMove(Refused):
+    """A move that is not the one that CURRENT, or the move after it, follows from."""
+
+
+class PointerMoves:
+    """CURRENT and `audit/` of one store. Moves never change, so each is read once and kept in `cache`.
+
+    But a store that is emptied and begun anew at the same address numbers its moves from 1 again. So every
+    move of the chain is compared with the release that CURRENT, or the move after it, says was live by it.
+    """
 
     def __init__(self, objects: Objects, cache: Path, new_token: Callable[[], str]) -> None:
         self._objects = objects
@@ -104,15 +115,36 @@ class Moves:
         move = _unsealed(found.data, Move, key, "bad_audit", fix)
         if move.move != number:
             raise Refused("bad_audit", f"move {number} in {key}", f"move {move.move}", fix)
-        write_atomic(cached, found.data)
+        with suppress(OSError):  # a full disk: it is read from the store each time
+            write_atomic(cached, found.data)
         return move
+
+    def latest(self, seen: Seen) -> Move:
+        """The move that made live what is. Raises Refused when it is damaged, missing or another's."""
+        return self._reread(lambda: next(self._back_from(seen.pointer)))
+
+    def way_back(self, seen: Seen) -> Move | None:
+        """The move that a rollback goes back to; None from the first. Raises Refused like `latest`."""
+        back_to = self.latest(seen).back_to
+        if back_to is None:
+            return None
+        # The whole way, not that move alone: only by the moves in between is it known to be of this trail.
+        way = self._reread(lambda: list(self._back_from(seen.pointer, back_to)))
+        if way[-1].move != back_to:
+            fix = f"Restore {AUDIT}/ from a backup."
+            raise Refused("bad_audit", f"move {back_to} before {seen.pointer.move}", "none", fix)
+        return way[-1]
 
     def trail(self, seen: Seen | None) -> list[Move]:
         """Every move up to this pointer, oldest first; without those that never happened."""
         if seen is None:
             return []
-        self._read_ahead(seen.pointer.move)
-        return list(self._back_from(seen.pointer.move))[::-1]
+
+        def read() -> list[Move]:
+            self._read_ahead(seen.pointer.move)
+            return list(self._back_from(seen.pointer))[::-1]
+
+        return self._reread(read)
 
     def advance(self, seen: Seen | None, event: ReleasePublished, back_to: int | None) -> Move | None:
         """Make a move on top of `seen`; None when somebody else moved first, and then nothing happened.
@@ -190,17 +222,31 @@ class Moves:
             return False
         # Applied, unheard of, and built upon since: then the move, of a number that is ours alone, is in the
         # chain.
-        return any(move.move == made for move in self._back_from(now.pointer.move, made))
+        return self._reread(lambda: any(one.move == made for one in self._back_from(now.pointer, made)))
 
-    def _back_from(self, number: int | None, first: int = 1) -> Iterator[Move]:
-        """The chain from a move backwards, as far as the number `first`."""
+    def _reread(self, read: Callable[[], FoundT]) -> FoundT:
+        """Read what the store has now when a move in the cache is of a chain that was there before."""
+        try:
+            return read()
+        except _ForeignMove:
+            shutil.rmtree(self._cache, ignore_errors=True)
+            return read()
+
+    def _back_from(self, pointer: Pointer, first: int = 1) -> Iterator[Move]:
+        """The chain that ends at the pointer, backwards, as far as the number `first`."""
+        number: int | None = pointer.move
+        release_id: str | None = pointer.release_id
         while number is not None and number >= first:
             move = self.move(number)
+            if move.line.release_id != release_id:
+                expected = f"the move that made {release_id} live in {AUDIT}/{_name(number)}"
+                fix = f"Restore {AUDIT}/ and {CURRENT} from one backup."
+                raise _ForeignMove("bad_audit", expected, f"that of {move.line.release_id}", fix)
             yield move
             if move.previous_move is not None and move.previous_move >= number:
                 fix = f"Restore {AUDIT}/ from a backup."
                 raise Refused("bad_audit", f"a move before {number}", str(move.previous_move), fix)
-            number = move.previous_move
+            number, release_id = move.previous_move, move.line.previous_release_id
 
     def _read_ahead(self, last: int) -> None:
         """Fetch what is not in the cache side by side; what is amiss is found when the chain gets there."""

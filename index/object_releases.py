@@ -6,25 +6,26 @@ checked (`object_mirror`), so whoever maps, verifies or loads them need not know
 """
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from schemas.artefacts import READY, read_manifest, staged, verify_files, write_atomic
+from schemas.artefacts import READY, staged, write_atomic
 from schemas.errors import Refused, RetryableError
 from schemas.logs import ReleasePublished
-from schemas.manifests import ReleaseManifest, TowerManifest
+from schemas.manifests import ReleaseManifest
 from schemas.tiers import VersionPolicy
 
 from . import checks
 from .contents import read_release, release_manifest
 from .local_copies import LocalCopies, sweep_staged
-from .object_mirror import check_sizes, download, is_finished, remote_manifest, upload
-from .object_moves import Moves as PointerMoves
-from .object_moves import Seen
+from .object_mirror import check_sizes, download, is_finished, is_whole, remote_manifest, upload
+from .object_moves import PointerMoves, Seen
 from .object_retention import RELEASES, delete_releases, finished, surplus, too_many_races
-from .object_store import Objects
+from .object_store import Objects, StoreRefused
+from .object_towers import StoredTowers
 from .release_contract import (
     Expected,
     Ids,
@@ -38,7 +39,8 @@ from .release_contract import (
     wall_clock_ms,
 )
 
-TOWERS = "towers"
+log = logging.getLogger(__name__)
+
 _LAST_SEEN = ".last-seen"
 _RACES = 20
 
@@ -71,12 +73,15 @@ class ObjectReleases:
         self.root = places.root
         self._objects = objects
         self._places = places
+        self._towers = StoredTowers(objects, places.towers)
         self._now_ms = now_ms
         self._copies = LocalCopies(places.root)
         # By store: the setting may name another one tomorrow, and moves are numbered from 1 in each.
         store = hashlib.sha256(objects.address.encode()).hexdigest()[:16]
         self._moves = PointerMoves(objects, places.root / ".moves" / store, new_token)
         self._last_seen = places.root / f"{_LAST_SEEN}-{store}"
+        self._kept = True
+        """Whether `_last_seen` could be written the last time: what is told once."""
 
     def list(self) -> Ids:
         """See `Releases`: those in the store, and those built here that were not published yet."""
@@ -88,37 +93,29 @@ class ObjectReleases:
 
     def fetch(self, release_id: str) -> Path:
         """See `Releases`. Brings the release's tower too, and lets go of older copies."""
-        directory = self.directory(release_id)
-        if not self._whole(release_id):
-            download(self._objects, f"{RELEASES}/{release_id}", directory, ReleaseManifest)
+        directory, prefix = self.directory(release_id), f"{RELEASES}/{release_id}"
+        # A damaged one that the store has not is the only one: whoever reads it says what is wrong with it.
+        if not is_whole(directory, ReleaseManifest) and (
+            not directory.is_dir() or is_finished(self._objects, prefix)
+        ):
+            download(self._objects, prefix, directory, ReleaseManifest)
             self._bound_copies(release_id)
         self.fetch_tower(release_manifest(directory).tower_version)
         return directory
 
     def fetch_tower(self, version: str) -> None:
         """See `Releases`."""
-        directory = self._places.towers / version
-        if not (directory / READY).is_file() and is_finished(self._objects, f"{TOWERS}/{version}"):
-            download(self._objects, f"{TOWERS}/{version}", directory, TowerManifest)
-
-    def _whole(self, release_id: str) -> bool:
-        """Whether there is a copy to read; one that is damaged goes when the store has a whole one."""
-        try:
-            whole = self._copies.whole(release_id)
-        except Refused:
-            whole = False
-        if whole or not (self.directory(release_id) / READY).is_file():
-            return whole
-        if release_id not in finished(self._objects):
-            return True  # the only one there is: whoever reads it says what is wrong with it
-        self._copies.drop([release_id])
-        return False
+        self._towers.fetch(version)
 
     def manifest(self, release_id: str) -> ReleaseManifest:
-        """See `Releases`. Asks the store when there is no copy here."""
+        """See `Releases`. Asks the store when there is no copy here, or a damaged one."""
         directory = self.directory(release_id)
         if (directory / READY).is_file():
-            return release_manifest(directory)
+            try:
+                return release_manifest(directory)
+            except Refused:
+                if not is_finished(self._objects, f"{RELEASES}/{release_id}"):
+                    raise
         return self._remote_manifest(release_id)
 
     def current(self) -> str | None:
@@ -128,14 +125,29 @@ class ObjectReleases:
             return None
         release_id = check_release_id(seen.pointer.release_id)
         if release_id != self.last_seen():
-            write_atomic(self._last_seen, release_id.encode())
+            self._keep_last_seen(release_id)
         return release_id
+
+    def _keep_last_seen(self, release_id: str) -> None:
+        """NOTE: a full or read-only disk keeps no server from going back to a release that it has."""
+        try:
+            write_atomic(self._last_seen, release_id.encode())
+        except OSError as error:
+            if self._kept:
+                log.warning(
+                    "%s cannot be written; a start while the store is away needs it: %s",
+                    self._last_seen,
+                    error,
+                )
+            self._kept = False
+        else:
+            self._kept = True
 
     def last_seen(self) -> str | None:
         """See `Releases`."""
         try:
             text = self._last_seen.read_bytes().decode("ascii", "replace")
-        except FileNotFoundError:
+        except OSError:
             return None
         return text if is_release_id(text) else None
 
@@ -170,7 +182,7 @@ class ObjectReleases:
             # After the pointer was read: a clean-up that takes the release away from here on moves it.
             self._send_up(directory, candidate, in_doubt=not lost)
             if live and seen is not None:
-                return self._moves.move(seen.pointer.move).line
+                return self._moves.latest(seen).line
             line = moved(candidate, _live_id(seen), "publish", (actor, reason), self._now_ms())
             move = self._moves.advance(seen, line, None if seen is None else seen.pointer.move)
             if move is not None:
@@ -192,10 +204,9 @@ class ObjectReleases:
             seen = self._expect(expected_current)
             if seen is None:
                 raise no_predecessor()
-            back_to = self._moves.move(seen.pointer.move).back_to
-            if back_to is None:
+            before = self._moves.way_back(seen)
+            if before is None:
                 raise no_predecessor()
-            before = self._moves.move(back_to)
             self._refuse_while_deleted(seen, before.line.release_id)
             candidate = self._remote_manifest(before.line.release_id)
             checks.policy_allows(candidate, self._version_policy)
@@ -214,7 +225,7 @@ class ObjectReleases:
         local: Ids = []
         for _ in range(_RACES):
             seen = self._moves.read()
-            local += self._copies.newest(count, needed=self._needed(seen))
+            local += self._copies.keep_newest(count, needed=self._needed(seen))
             if seen is None:
                 return local
             needed = self._needed(seen)
@@ -234,13 +245,17 @@ class ObjectReleases:
             doomed = sorted(({*self._copies.ids()} | sent) & {*release_ids} - stay)
             there = [one for one in doomed if one in sent]
             if seen is None or not there or delete_releases(self._objects, self._moves, seen, there):
-                self._copies.drop(doomed)
-                return doomed
+                return self._copies.drop(doomed)
         raise too_many_races()
 
     def audit(self) -> Moves:
         """See `Releases`."""
         return [move.line for move in self._moves.trail(self._moves.read())]
+
+    def last_move(self) -> int:
+        """Number of the move that CURRENT names, 0 when nothing was ever published: one object is read."""
+        seen = self._moves.read()
+        return 0 if seen is None else seen.pointer.move
 
     def write_trail(self, path: Path) -> None:
         """Put the trail into a file, a line a move, oldest first: for whoever reads it as a journal."""
@@ -255,6 +270,8 @@ class ObjectReleases:
     def _comparable(self, seen: Seen | None) -> ReleaseManifest | None:
         try:
             return None if seen is None else self.manifest(seen.pointer.release_id)
+        except StoreRefused:  # it was not looked at: nobody knows that it is damaged
+            raise
         except Refused:
             return None
 
@@ -276,28 +293,20 @@ class ObjectReleases:
         """
         prefix = f"{RELEASES}/{candidate.release_id}"
         read_back = in_doubt and is_finished(self._objects, prefix)
-        self._upload_tower(candidate.tower_version, read_back=read_back)
+        self._towers.send(candidate.tower_version, read_back=read_back)
         upload(self._objects, prefix, directory, candidate, read_back=read_back)
-
-    def _upload_tower(self, version: str, *, read_back: bool) -> None:
-        directory = self._places.towers / version
-        if (directory / READY).is_file():
-            manifest = read_manifest(directory, TowerManifest)
-            verify_files(directory, manifest.files)
-            upload(self._objects, f"{TOWERS}/{version}", directory, manifest, read_back=read_back)
 
     def _bound_copies(self, fetched: str) -> None:
         """A release that was built here and never uploaded is no copy: it stays."""
         needed = {fetched} | self._needed(self._moves.read())
-        self._copies.bound(self._places.cached_releases, among=finished(self._objects), needed=needed)
+        self._copies.keep_latest(self._places.cached_releases, among=finished(self._objects), needed=needed)
 
     def _needed(self, seen: Seen | None) -> set[str]:
         """The live release and the one that a rollback goes back to."""
         if seen is None:
             return set()
-        live = self._moves.move(seen.pointer.move)
-        before = None if live.back_to is None else self._moves.move(live.back_to).line.release_id
-        return {seen.pointer.release_id} | ({before} if before else set())
+        before = self._moves.way_back(seen)
+        return {seen.pointer.release_id} | ({before.line.release_id} if before else set())
 
 
 def _live_id(seen: Seen | None) -> str | None:

@@ -6,7 +6,7 @@ from schemas.artefacts import READY
 from schemas.errors import RetryableError
 
 from .local_copies import hour_of
-from .object_moves import Moves, Seen
+from .object_moves import PointerMoves, Seen
 from .object_store import Listed, Objects
 from .release_contract import Ids, is_release_id
 
@@ -38,7 +38,7 @@ def surplus(objects: Objects, count: int, needed: Collection[str], older_ms: int
     return doomed, abandoned
 
 
-def delete_releases(objects: Objects, moves: Moves, seen: Seen, doomed: Ids) -> bool:
+def delete_releases(objects: Objects, moves: PointerMoves, seen: Seen, doomed: Ids) -> bool:
     """Delete releases; False when somebody moved the pointer first, and then nothing was deleted.
 
     NOTE: an object store deletes without a condition. A clean-up that stands still for minutes between two

@@ -270,6 +270,10 @@ def _code(text: str) -> str:
     return found.group(1) if found else ""
 
 
+_HOW_LONG = re.compile(r" in [0-9.]+(?:ns|µs|us|ms|s)\b|,? after [0-9]+ retr(?:y|ies)\b")
+"""How long obstore tried and how often: it would make the same trouble read as another one each time."""
+
+
 def _short(text: str, code: str) -> str:
     # NOTE: never the whole text: an answer can carry the key id and the string that was to be signed.
-    return code or text.partition("\n")[0].partition(": <?xml")[0][:300]
+    return code or _HOW_LONG.sub("", text.partition("\n")[0].partition(": <?xml")[0])[:300]

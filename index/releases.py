@@ -5,15 +5,14 @@ gets its line before the pointer moves, and a line whose move never happened (a 
 recognised and left out by `audit`. `root/audit.sha256` has a digest for each line, so a changed one is seen.
 """
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from schemas.artefacts import READY, append_durably, write_atomic
+from schemas.artefacts import append_durably, write_atomic
 from schemas.errors import Refused
+from schemas.file_locks import locked
 from schemas.logs import ReleasePublished
 from schemas.manifests import ReleaseManifest
 from schemas.tiers import VersionPolicy
@@ -61,11 +60,7 @@ class ReleaseStore:
 
     def list(self) -> Ids:
         """Ids of the finished releases, oldest hour first."""
-        if not self.root.is_dir():
-            return []
-        return sorted(
-            p.name for p in self.root.iterdir() if not p.name.startswith(".") and (p / READY).is_file()
-        )
+        return sorted(LocalCopies(self.root).ids())
 
     def directory(self, release_id: str) -> Path:
         """Where a release lies, or would lie. Raises Refused for what cannot be an id."""
@@ -91,12 +86,15 @@ class ReleaseStore:
         return release_id
 
     def pointer(self) -> str | None:
-        """The id in CURRENT, whether there is such a release or not. Raises Refused for what is no id."""
+        """The id in CURRENT, whether there is such a release or not.
+
+        Raises Refused for what is no id, OSError where it cannot be read: nobody knows then what it holds.
+        """
         try:
             text = (self.root / CURRENT).read_bytes().removesuffix(b"\n")
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except IsADirectoryError as error:
             raise _bad_current(str(error)) from error
         if not is_release_id(text.decode("ascii", "replace")):
             raise _bad_current(repr(text[:80]))
@@ -106,7 +104,7 @@ class ReleaseStore:
         """See `Releases`. The pointer is a file here, so there is nothing to wait for."""
         try:
             return self.current()
-        except Refused:
+        except (Refused, OSError):
             return None
 
     def comparable_live(self) -> ReleaseManifest | None:
@@ -138,7 +136,7 @@ class ReleaseStore:
         candidate = read_release(self.directory(release_id), self._version_policy).manifest
         if registry_hash is not None:
             checks.registry(candidate.registry_hash, registry_hash)
-        with self._locked():
+        with locked(self.root / _LOCK):
             current = self._expect(expected_current)
             # Once more, now that nobody can delete it: a clean-up may have been quicker than the checks.
             release_manifest(self.directory(release_id))
@@ -161,7 +159,7 @@ class ReleaseStore:
         With `registry_hash` only to a release of that registry. Raises Refused (`no_predecessor`,
         `current_moved`, `registry_mismatch`, or what is wrong with the predecessor).
         """
-        with self._locked():
+        with locked(self.root / _LOCK):
             current = self._expect(expected_current)
             self._check_trail_leads_to(current)
             trail = self._trail()
@@ -178,34 +176,25 @@ class ReleaseStore:
         The live release and its predecessor stay in any case. What others are still writing is not
         touched; a release that a server holds open goes when the server lets go of it.
         """
-        with self._locked():
-            everything = sorted(self.list(), key=self._age)
-            newest = everything[max(len(everything) - count, 0) :]
-            doomed = [
-                name for name in everything if name not in {*newest, *self._trail()[-2:], self.current()}
-            ]
-            LocalCopies(self.root).drop(doomed)
+        with locked(self.root / _LOCK):
+            needed = {name for name in (*self._trail()[-2:], self.current()) if name is not None}
+            deleted = LocalCopies(self.root).keep_newest(count, needed=needed)
             sweep_staged(self.root, self._now_ms())
-        return doomed
+        return deleted
 
     def discard(self, release_ids: Ids) -> Ids:
         """Delete those of these releases that were never live; returns what was deleted."""
-        with self._locked():
+        with locked(self.root / _LOCK):
             stay = {line.release_id for line in self.audit()} | {self.current()}
             here = set(self.list())
             doomed = [name for name in release_ids if name in here and name not in stay]
-            LocalCopies(self.root).drop(doomed)
-        return doomed
+            return LocalCopies(self.root).drop(doomed)
 
     def audit(self) -> Moves:
         """Every move of CURRENT, in order."""
         lines = self._lines()
         successors = [line.previous_release_id for line in lines[1:]] + [self.current()]
         return [line for line, then in zip(lines, successors, strict=False) if line.release_id == then]
-
-    def _age(self, release_id: str) -> tuple[str, int]:
-        """Sorts by hour, which ids begin with, then by when it was built."""
-        return release_id.split("-", maxsplit=1)[0], (self.directory(release_id) / READY).stat().st_mtime_ns
 
     def _trail(self) -> Ids:
         """The live release and, before it, those that a rollback goes back through."""
@@ -264,10 +253,3 @@ class ReleaseStore:
         if (self.root / AUDIT).exists():
             check_digests(self.root / AUDIT, complete, unfinished=0 if happened else 1)
         return lines
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / _LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield

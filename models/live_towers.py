@@ -1,16 +1,42 @@
-"""LIVE: which tower versions the enrichment worker embeds with, the serving one first."""
+"""Which tower versions there are, and LIVE: those that the worker embeds with, the serving one first."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from schemas.artefacts import write_atomic
+from schemas.artefacts import READY, write_atomic
 from schemas.errors import Refused
 from schemas.file_locks import held_alone, locked
 
 _FILE = "LIVE"
 _LOCK = ".LIVE.lock"
+
+
+def known_towers(root: Path) -> list[str]:
+    """Versions of the finished checkpoints under `root`; none where it is not there.
+
+    Raises OSError where it cannot be listed, which is not the same as none.
+    """
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if (root / entry.name / READY).is_file())
+    except FileNotFoundError:
+        return []
+
+
+def complete_version(root: Path, prefix: str) -> str:
+    """The one tower version under `root` that begins with `prefix`. Raises Refused, and as `known_towers`."""
+    matches = [version for version in known_towers(root) if version.startswith(prefix)]
+    if len(matches) != 1:
+        raise Refused(
+            "unknown_tower",
+            expected="a prefix of exactly one tower version",
+            came=f"{prefix!r}, which fits {len(matches)}",
+            fix="`skewless towers list --json` prints them in full.",
+        )
+    return matches[0]
 
 
 def read_live_towers(root: Path) -> list[str]:

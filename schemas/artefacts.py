@@ -187,7 +187,7 @@ def _held_directory(parent: Path) -> tuple[Path, int]:
 def sweep_unheld(parent: Path) -> None:
     """Delete what killed writers left staged in `parent`; what a writer holds is not touched."""
     for path in parent.glob(STAGED_PREFIX + "*"):
-        with suppress(FileNotFoundError):  # its writer is through with it
+        with suppress(OSError):  # its writer is through with it, or it is closed to this user
             handle = os.open(path, os.O_RDONLY)
             try:
                 with suppress(OSError):

@@ -7,9 +7,11 @@ from pydantic import Field
 from .embeddings import Sha256Hex
 from .ids import EpochMs
 from .manifests import FileEntry, Manifest
-from .tiers import TierName, TierPolicy
+from .tiers import BUCKETS, Tier, TierName, TierPolicy
 
-RUN_FORMAT = 1
+RUN_FORMAT = 2
+"""2: the buckets of the tier. A run of format 1 is taken to be of all buckets."""
+
 SHARD_FORMAT = 1
 
 RunId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*-[0-9a-f]{12}-[0-9]{4,}$", max_length=80)]
@@ -26,12 +28,21 @@ class EmbeddingRun(Manifest):
     run_id: RunId
     tier: TierName
     policy: TierPolicy
+    first_bucket: Annotated[int, Field(ge=0, lt=BUCKETS)] = 0
+    end_bucket: Annotated[int, Field(ge=1, le=BUCKETS)] = BUCKETS
     tower_version: Sha256Hex
     clock: Literal["event", "wall"]
     started_ms: EpochMs
     ends: dict[Partition, Count] = Field(
         description="partition of pin.features.v1 -> its end when the run began; shards reach it, or beyond"
     )
+
+    @property
+    def slice(self) -> Tier:
+        """The tier as it was declared when the run began: its shards hold the Pins of these buckets."""
+        return Tier(
+            name=self.tier, policy=self.policy, first_bucket=self.first_bucket, end_bucket=self.end_bucket
+        )
 
 
 class EmbeddingShard(Manifest):

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .embeddings import Sha256Hex
 from .ids import AdvertiserId, EpochMs, Micros, PinId, UserId
+from .logs import PinDailyBudget, PinInputMask, PinPrice, PinTargetAges, PinUpdatedAt
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 """Written as JSON, NaN would become null, and nobody could read it."""
@@ -39,6 +40,11 @@ class ImpressionServed(BaseModel):
     pctr: Finite
     bid_micros: Micros
     price_micros: Micros
+    pin_price_micros: PinPrice = None
+    pin_daily_budget_micros: PinDailyBudget = None
+    pin_target_ages: PinTargetAges = None
+    pin_input_mask: PinInputMask = None
+    pin_updated_at_ms: PinUpdatedAt = None
 
 
 class ImpressionAttributed(ImpressionServed):

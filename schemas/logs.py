@@ -1,6 +1,6 @@
 """What was served, with everything needed to recount it later."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,6 +8,22 @@ from .embeddings import Sha256Hex
 from .ids import AdvertiserId, EpochMs, Micros, PinId, UserId
 from .ranking import StageTrace
 from .tiers import VersionPolicy
+
+_THEN = "when the answer was made; not in older logs"
+
+PinPrice = Annotated[Micros | None, Field(description=f"price of the Pin's product {_THEN}")]
+PinDailyBudget = Annotated[Micros | None, Field(description=f"daily budget of the Pin {_THEN}")]
+PinTargetAges = Annotated[
+    Annotated[int, Field(ge=0, lt=2**16)] | None,
+    Field(description=f"bit i is set when AGE_BANDS[i] may see the ad, 0 means everyone, {_THEN}"),
+]
+PinInputMask = Annotated[
+    Annotated[int, Field(ge=0, lt=2**63)] | None,
+    Field(description=f"bit i is set when the scored embedding had a value for Pin input i, {_THEN}"),
+]
+PinUpdatedAt = Annotated[
+    EpochMs | None, Field(description=f"event time of the newest change in these attributes {_THEN}")
+]
 
 
 class LoggedAd(BaseModel):
@@ -24,7 +40,12 @@ class LoggedAd(BaseModel):
     dot: float = Field(description="query embedding · Pin embedding")
     pctr: float
     bid_micros: Micros
-    price_micros: Micros
+    price_micros: Micros = Field(description="what the impression costs")
+    pin_price_micros: PinPrice = None
+    pin_daily_budget_micros: PinDailyBudget = None
+    pin_target_ages: PinTargetAges = None
+    pin_input_mask: PinInputMask = None
+    pin_updated_at_ms: PinUpdatedAt = None
 
 
 class RankingLog(BaseModel):

@@ -48,6 +48,9 @@ class Rollover(Manifest):
     moves: int | None = Field(
         default=None, ge=0, description="how many moves of CURRENT there were at the start"
     )
+    embedded_before: bool = Field(
+        default=False, description="LIVE named the candidate at the start already: workers embedded with it"
+    )
 
 
 def parse_rollover(text: bytes, where: str) -> Rollover:

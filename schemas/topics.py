@@ -10,13 +10,13 @@ from .impressions import ImpressionAttributed, ImpressionServed
 from .logs import RankingLog, ReleasePublished
 from .skew import EmbeddingsCounted, SkewAlerted
 from .states import PinFeatures, StateCheckpointed
+from .times import DAY_MS
 
 DLQ_SUFFIX = ".dlq"
 DLQ_PARTITIONS = 1
 """Letters of a topic stay in the order in which they failed, and a batch's letters are one request to the
 broker: over 32 partitions, 1 % of bad events cost the broker a quarter more work. Any number works.
 """
-DAY_MS = 24 * 60 * 60 * 1000
 
 
 @dataclass(frozen=True)

@@ -87,4 +87,9 @@ def _logged_ad(ad: Sold) -> dict[str, Any]:
         "pctr": ad.pctr,
         "bid_micros": ad.bid_micros,
         "price_micros": ad.price_micros,
+        "pin_price_micros": ad.pin.price_micros,
+        "pin_daily_budget_micros": ad.daily_budget_micros,
+        "pin_target_ages": ad.pin.target_ages,
+        "pin_input_mask": ad.pin.input_mask,
+        "pin_updated_at_ms": ad.pin.occurred_at_ms,
     }

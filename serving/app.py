@@ -35,7 +35,8 @@ def create_app(parts: ServingParts) -> FastAPI:
     answering = rank_route.RankEndpoint(
         parts.pipeline, parts.recorder, in_threads=parts.config.leaves is not None
     )
-    app.router.routes.insert(0, Route(rank_route.PATH, answering))
+    limited = BodyLimit(answering, rank_route.MAX_REQUEST_BYTES, rank_route.HINT)
+    app.router.routes.insert(0, Route(rank_route.PATH, limited))
     for router in (health_routes(parts), release_routes(parts), shard_routes(parts), page_routes()):
         app.include_router(router)
     app.add_middleware(BodyLimit)
@@ -63,7 +64,7 @@ def _rank_operation() -> dict[str, Any]:
     def content(model: str, media_type: str = "application/json") -> dict[str, Any]:
         return {media_type: {"schema": {"$ref": f"#/components/schemas/{model}"}}}
 
-    errors = {413: "body above 1 MiB", 415: "not JSON", 422: "not a RankRequest"}
+    errors = {413: "body above 32 KiB", 415: "not JSON", 422: "not a RankRequest"}
     errors[503] = "no release yet, or no shard answered"
     return {
         "tags": ["ranking"],

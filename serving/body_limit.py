@@ -5,7 +5,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .problems import problem
 
 MAX_BODY_BYTES = 1 << 20
-_HINT = "A ranking request is a few hundred bytes; send one query per request."
+_HINT = "GET /openapi.json has what each path takes."
 
 
 class _TooLarge(Exception):

@@ -12,7 +12,8 @@ from typing import Any
 from schemas.errors import Refused, RetryableError
 
 from .clock import Clock, seconds_since
-from .delta_reader import Arrival, Became, DeltaPolicy, DeltaReader, DeltaState, Followed, FreshFeed
+from .delta_arrival import Arrival, Followed
+from .delta_reader import Became, DeltaPolicy, DeltaReader, DeltaState, FreshFeed
 from .delta_telemetry import DeltaFigures
 from .poll import lower_priority
 

@@ -36,7 +36,10 @@ def covers(start: Offsets, wanted: Offsets) -> bool:
 
 
 def completed(wanted: Offsets, spans: Spans) -> Offsets:
-    """`wanted`, with the partitions that it does not name: those are wanted from their beginning."""
+    """`wanted` for every partition in `spans`; one that it does not name is wanted from its beginning.
+
+    `spans` has the topics that are wanted and no others: a topic that is not named is wanted as a whole.
+    """
     return {
         topic: {
             partition: min(wanted.get(topic, {}).get(partition, first), end)

@@ -1,11 +1,10 @@
-"""Keeps the delta segment of the served release new: reads the topics on, folds, and lays the result over.
+"""Keeps delta segments new: reads the topics, folds the rows Pin by Pin, builds each release's segment.
 
-What is needed of the topics comes through a small protocol, so nothing here knows Kafka. Used by one thread
-(`delta_follower`).
+One `DeltaReader` serves every release that a process has open. The thread of `delta_follower` calls it, and
+no other. Kafka is behind the protocol `FreshFeed`.
 """
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,30 +13,33 @@ import numpy as np
 import numpy.typing as npt
 
 from index.delta import DeltaCounts, DeltaSegment, build_segment
-from index.delta_fold import Base, DeltaFold, FreshRows
-from schemas.manifests import Offsets, ReleaseManifest
+from index.delta_fold import DeltaFold, FreshRows
+from schemas.manifests import Offsets
 
 from .clock import Clock
+from .delta_arrival import Arrival
 from .delta_news import ShownRows
 from .delta_offsets import Spans, behind, completed, covers, earliest, missing, topics_of
-from .fresh_inventory import Shelf
 
 log = logging.getLogger(__name__)
 
 
 class FreshFeed(Protocol):
-    """The topics, as they are read here. Every method may raise RetryableError."""
+    """The topics that delta segments come from. Every method may raise RetryableError."""
 
     def spans(self, topics: Sequence[str]) -> Spans:
-        """First offset and end of every partition of these topics, as of now."""
+        """Of every partition of these topics: the first offset that is still there, and the end."""
         ...
 
     def read_from(self, positions: Offsets) -> None:
-        """Read on from these offsets, whatever was read before."""
+        """Read these partitions from these offsets on, and no others, whatever was read before."""
         ...
 
     def read(self, timeout_seconds: float, dimensions: Mapping[str, int]) -> FreshRows:
-        """What has come; nothing when none came in time. `dimensions` of the versions that are wanted."""
+        """The rows that come within `timeout_seconds`; maybe none.
+
+        `dimensions`: tower version -> length of its vectors, for the versions whose embeddings are wanted.
+        """
         ...
 
     def close(self) -> None:
@@ -45,89 +47,54 @@ class FreshFeed(Protocol):
         ...
 
 
-class Followed(Protocol):
-    """What is followed of a release, whole or one shard of it."""
-
-    @property
-    def manifest(self) -> ReleaseManifest:
-        """Its manifest: the offsets that its snapshots cover, and its tower version."""
-        ...
-
-    @property
-    def shelf(self) -> Shelf:
-        """Where its view is."""
-        ...
-
-
 class Became(Protocol):
-    """Who wants to know which Pins became servable."""
+    """Called with the Pins that a new segment made servable."""
 
     def __call__(self, pin_ids: npt.NDArray[np.int64], seconds: npt.NDArray[np.float64]) -> None:
-        """These Pins, so many seconds after their events were ingested."""
+        """`seconds[i]` after the newest event of `pin_ids[i]` was ingested, the Pin can be scored with it."""
         ...
 
 
 @dataclass(frozen=True)
 class DeltaPolicy:
-    """How new, how patient, how large."""
+    """How new segments are kept, and how large they may grow."""
 
     refresh_seconds: float = 0.5
+    """Least pause between two refreshes."""
     catch_up_seconds: float = 10.0
+    """How long a loaded release may wait for its segment before it is served without."""
     check_seconds: float = 2.0
+    """Between two questions where the topics end."""
     max_vectors: int = 100_000
+    """Embeddings kept per tower version."""
     rest: float = 5.0
-    """Least pause between two refreshes, in durations of the last one."""
+    """Least pause between two refreshes, as a multiple of how long the last one took."""
 
 
 @dataclass
 class DeltaState:
-    """What is known of the delta segment, for status and metrics."""
+    """What status and metrics say of the delta segment of the newest release that is followed."""
 
     release_id: str | None = None
     counts: DeltaCounts = field(default_factory=DeltaCounts)
     newest_ingest_ms: int = 0
     caught_up_at_ms: int = 0
+    """Segments show everything that the topics held at this time."""
     lag_events: int = 0
+    """Messages that the topics hold and that were not read yet."""
     unreadable: int = 0
+    """Messages that were no rows."""
     gap_events: int = 0
     """Messages that the release's delta segment needs and that its topics do not hold any more."""
     rewinds: int = 0
+    """How often a release needed messages from before what was being read."""
     refreshes: int = 0
     refresh_seconds: float = 0.0
-
-
-@dataclass(eq=False)
-class Arrival:
-    """One release that is followed. It holds nothing of the release but what its `close` empties."""
-
-    manifest: ReleaseManifest
-    shelf: Shelf
-    number: int
-    """Which one it is of those that arrived: a higher one is newer."""
-    arrived_at_ms: int
-    wanted: Offsets = field(default_factory=dict)
-    caught_up: threading.Event = field(default_factory=threading.Event)
-    shown: int = -1
-    """The fold's `changes` that its view was built from."""
-
-    @property
-    def base(self) -> Base | None:
-        """Its rows, while the release has them."""
-        return self.shelf.base()
-
-    @property
-    def version(self) -> str:
-        """The tower version of its rows."""
-        return self.manifest.tower_version
-
-    @property
-    def dimension(self) -> int:
-        """Length of its vectors."""
-        return self.manifest.index.dimension
+    """How long the last refresh took."""
 
 
 class DeltaReader:
-    """Follows the newest release that arrived, and keeps what those before it need that may be asked for."""
+    """One fold of the topics, and from it a segment for each release that may still be asked for."""
 
     def __init__(self, feed: FreshFeed, policy: DeltaPolicy, clock: Clock, became: Became) -> None:
         self._feed = feed
@@ -136,34 +103,39 @@ class DeltaReader:
         self._became = became
         self._fold = DeltaFold(policy.max_vectors)
         self._followed: list[Arrival] = []
-        """Newest first: that, the one before it, and older ones that are still open."""
+        """Newest first: the newest release, the one before it (for a rollback), and older open ones."""
         self._starts: dict[str, Offsets] = {}
-        """Tower version -> from where on the fold has all that its releases need."""
+        """Tower version -> offsets from which on the fold has every row, with that version's embeddings."""
         self._shown = ShownRows()
         self._positions: Offsets = {}
+        """The next offset to read of every partition that is read."""
         self._spans: Spans = {}
+        """First offsets and ends of the topics, as of `_asked_at_ms`."""
         self._asked_at_ms = clock.now_ms()
         self._folded_at_ms = clock.now_ms()
-        """As of when the fold last had everything; what is shown follows at the next refresh."""
+        """The fold has everything that the topics held at this time; the next refresh shows it."""
         self._checked_at = self._refreshed_at = float("-inf")
         self.state = DeltaState(caught_up_at_ms=clock.now_ms())
 
     def adopt(self, arrival: Arrival) -> None:
-        """Follow another release from its own offsets on; it may be older than what is followed.
+        """Begin to follow a release, from the offsets that its snapshots cover.
 
-        Raises RetryableError, and then does not follow it: to be called again.
+        Raises RetryableError when the topics cannot be asked; the release is then not followed, and the
+        caller tries again. A release that waited so may be older than those that are followed already.
         """
-        self._look(topics_of(arrival.manifest.offsets))
-        arrival.wanted = completed(arrival.manifest.offsets, self._spans)
+        topics = topics_of(arrival.manifest.offsets)
+        self._look(*topics)
+        spans = {topic: span for topic, span in self._spans.items() if topic in topics}
+        arrival.wanted = completed(arrival.manifest.offsets, spans)
         newest_first = sorted([arrival, *self._followed], key=lambda one: -one.number)
-        # A leaf holds three, and a rollback makes an older one current again: what is open stays new.
+        # All that are open: a leaf holds three, and a rollback makes an older one current again.
         self._followed = newest_first[:2] + _open(newest_first[2:])
         try:
             self._begin(arrival)
         except Exception:
             self._followed = [one for one in self._followed if one is not arrival]
             raise
-        # It lacks everything since it came, however new the others are.
+        # The lag counts from when this release came, even where the others have been caught up since.
         self._folded_at_ms = min(self._folded_at_ms, arrival.arrived_at_ms)
         self.state.caught_up_at_ms = min(self.state.caught_up_at_ms, arrival.arrived_at_ms)
         gap_events = missing(arrival.wanted, self._spans)
@@ -178,31 +150,46 @@ class DeltaReader:
             self.state.release_id, self.state.gap_events = arrival.manifest.release_id, gap_events
 
     def _begin(self, arrival: Arrival) -> None:
-        """Keep what the followed releases need, and go back to where this one begins if it must be."""
+        """Read what the followed releases need and nothing else; go back where `arrival` needs older rows."""
         self._keep_for_followed()
-        version, wanted = arrival.version, arrival.wanted
+        topics, version, wanted = self._topics(), arrival.version, arrival.wanted
+        self._spans = {topic: span for topic, span in self._spans.items() if topic in topics}
+        positions = {topic: offsets for topic, offsets in self._positions.items() if topic in topics}
         start = self._starts.get(version)
-        if start is None or not covers(start, wanted):
-            # What others have read already comes again, and changes nothing for them.
+        lacks_rows, rewound = start is None or not covers(start, wanted), False
+        if lacks_rows:
+            # Rows that are folded already come again: folding a row twice changes nothing.
             rewound = any(
-                offset < self._positions.get(topic, {}).get(part, offset)
+                offset < positions.get(topic, {}).get(part, offset)
                 for topic, offsets in wanted.items()
                 for part, offset in offsets.items()
             )
-            self._positions = earliest(self._positions, wanted)
-            self._feed.read_from(self._positions)
-            self.state.rewinds += rewound
+            positions = earliest(positions, wanted)
+        if lacks_rows or positions.keys() != self._positions.keys():
+            self._feed.read_from(positions)
+            self._positions = positions
+        self.state.rewinds += rewound
         self._starts[version] = wanted if start is None else earliest(start, wanted)
 
+    def _topics(self) -> set[str]:
+        """The topics that the followed releases need."""
+        return {topic for one in self._followed for topic in one.wanted}
+
     def _make_room(self) -> None:
-        """Where embeddings found no room: give up what a rollback would need, and read them again."""
+        """Make room for embeddings of the newest release that were refused, and read those again.
+
+        What closed releases need is given up: it was kept for a rollback only.
+        """
         newest, *older = self._followed
         if self._fold.refused.get(newest.version) and any(one.shelf.closed for one in older):
             self._followed = [newest, *_open(older)]
             self._begin(newest)
 
     def _keep_for_followed(self) -> None:
-        """Keep the versions and rows that the followed releases need, and what is known to be whole."""
+        """Drop what no followed release needs, from the fold and from `_starts`.
+
+        A version whose embeddings did not all find room is not complete, so it loses its start as well.
+        """
         overflowed = {version for version, count in self._fold.refused.items() if count}
         known = set(self._fold.versions) - overflowed
         self._fold.keep({one.version: one.dimension for one in self._followed})
@@ -222,7 +209,10 @@ class DeltaReader:
         return bool(self._followed)
 
     def turn(self, timeout_seconds: float) -> None:
-        """Read, fold, look for the ends, refresh: each when it is due. Raises RetryableError."""
+        """Read and fold what has come; ask for the ends and refresh the segments when that is due.
+
+        Raises RetryableError when the topics cannot be read or asked.
+        """
         if not self._followed:
             return
         self._make_room()
@@ -231,7 +221,7 @@ class DeltaReader:
             for batch in read.batches:
                 self._fold.apply(batch)
         except Exception:
-            # The feed is past what was not folded: it has to come again, or it would be lost without a word.
+            # The feed has gone past rows that were not folded: unless it is set back, they are lost.
             self._feed.read_from(self._positions)
             raise
         for topic, offsets in read.upto.items():
@@ -239,20 +229,20 @@ class DeltaReader:
             mine.update(offsets)
         self.state.unreadable += read.unreadable
         if self._clock.seconds() - self._checked_at >= self._policy.check_seconds:
-            self._look(tuple(self._spans))
+            self._look()
         self._catch_up()
-        # A large segment takes long to lay over: its refreshes leave the cores to requests most of the time.
+        # Building a large segment takes long: between two builds the cores are left to requests.
         wait = max(self._policy.refresh_seconds, self._policy.rest * self.state.refresh_seconds)
         if self._clock.seconds() - self._refreshed_at >= wait:
             self.refresh()
         if all(one.shelf.closed or one.shown == self._fold.changes for one in self._followed):
             self.state.caught_up_at_ms = self._folded_at_ms
 
-    def _look(self, topics: Sequence[str]) -> None:
-        """Ask where the topics end."""
+    def _look(self, *more: str) -> None:
+        """Ask where the topics of the followed releases begin and end, and these topics beside them."""
         self._checked_at = self._clock.seconds()
         asked_at_ms = self._clock.now_ms()
-        self._spans = self._feed.spans(sorted({*topics, *self._spans}))
+        self._spans = self._feed.spans(sorted({*more, *self._topics()}))
         self._asked_at_ms = asked_at_ms
         reset = {
             topic: {part: first for part, (first, end) in parts.items() if part_ends_before(mine, part, end)}
@@ -267,6 +257,7 @@ class DeltaReader:
             self._feed.read_from(self._positions)
 
     def _catch_up(self) -> None:
+        """Once everything is read: show it over the releases that have waited for it, and say so to them."""
         self.state.lag_events = behind(self._positions, self._spans)
         if self.state.lag_events == 0:
             self._folded_at_ms = self._asked_at_ms
@@ -277,7 +268,7 @@ class DeltaReader:
                 one.caught_up.set()
 
     def refresh(self) -> None:
-        """Lay what is new over the release that is served, and over the one that is about to be."""
+        """Build a new segment for every followed release that is open, if rows came since its last one."""
         self._refreshed_at = started = self._clock.seconds()
         for one in self._followed:
             base = one.base
@@ -291,11 +282,12 @@ class DeltaReader:
                     self.state.refresh_seconds = self._clock.seconds() - started
 
     def _note(self, one: Arrival, segment: DeltaSegment) -> None:
+        """Keep the figures of the newest release's segment, and tell which Pins it made servable."""
         state = self.state
         state.counts = segment.counts
         newest_ms = segment.newest_ingest_ms, one.manifest.newest_ingest_ms
         state.newest_ingest_ms = max(state.newest_ingest_ms, *newest_ms)
-        # While a release catches up, what its segment lacks yet may be what the one before showed already.
+        # Not while the release catches up: rows that come now may have been shown over the release before.
         if state.lag_events == 0 or one.caught_up.is_set():
             rows = self._shown.news(one, segment.attributes)
             seconds = np.maximum(self._clock.now_ms() - rows["ingested_at_ms"], 0) / 1_000.0
@@ -312,5 +304,5 @@ def _open(arrivals: Sequence[Arrival]) -> list[Arrival]:
 
 
 def part_ends_before(positions: Mapping[int, int], partition: int, end: int) -> bool:
-    """Whether a partition is shorter than what was read of it."""
+    """Whether more was read of a partition than it holds now."""
     return positions.get(partition, 0) > end

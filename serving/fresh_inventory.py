@@ -13,8 +13,8 @@ from index.delta_fold import Base
 from schemas.ranking import Coverage
 
 from .fresh_masks import FreshMasks
-from .inventory import Described, Floats, Found, Rows
-from .local_inventory import Ads, LocalInventory, Standing, described, exact_dots
+from .inventory import Described, Floats, Found, LoggedPin, Rows
+from .local_inventory import Ads, LocalInventory, Standing, described, exact_dots, logged_fields
 
 
 class FreshInventory:
@@ -80,6 +80,17 @@ class FreshInventory:
         slots = self.segment.slots(rows, self._rows)
         unchanged = iter(self._base.titles(rows[slots < 0]))
         return [self.segment.titles[slot] if slot >= 0 else next(unchanged) for slot in slots.tolist()]
+
+    def logged(self, rows: Rows) -> Rows:
+        """See `Inventory`: of a row that has changed, what the segment says."""
+        slots = self.segment.slots(rows, self._rows)
+        fresh = slots >= 0
+        if not fresh.any():
+            return self._base.logged(rows)
+        fields = np.empty((len(rows), len(LoggedPin._fields)), np.int64)
+        fields[fresh] = logged_fields(self.segment.attributes, slots[fresh])
+        fields[~fresh] = self._base.logged(rows[~fresh])
+        return fields
 
     def standing(self, pin_id: int, age_band: int, at_ms: int) -> Standing | None:
         """How a Pin stands for this age band at this moment; None for one that is not there."""

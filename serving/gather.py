@@ -27,6 +27,15 @@ class Merged:
     total: int
     dropped: dict[str, int]
     coverage: Coverage
+    came: Rows
+    """Where each Pin stood in all answers, one after the other."""
+    logged: list[Rows]
+    """Fields of `LoggedPin` of each answer, shape (Pins, 4): put in order only for the Pins that win."""
+
+    def logged_of(self, rows: Rows) -> Rows:
+        """Fields of `LoggedPin` of these Pins, shape (rows, 4)."""
+        taken: Rows = np.concatenate(self.logged)[self.came[rows]]
+        return taken
 
 
 def misfit(answer: Answer, manifest: ReleaseManifest, shard: Shard) -> str | None:
@@ -90,6 +99,8 @@ def merge(answers: Sequence[Answer], shards: int, width: int) -> Merged:
             pins=sum(one.facts.pins for one in answers),
             fresh_pins=sum(one.facts.fresh_pins for one in answers),
         ),
+        came=order,
+        logged=[one.logged for one in answers],
     )
 
 

@@ -5,7 +5,7 @@ another. Row numbers mean something only to the inventory that gave them.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,23 @@ class Described:
     """Whether the row is from the delta segment."""
 
 
+class LoggedPin(NamedTuple):
+    """Attributes of a winner's Pin that its log keeps for training rows and that no auction needs.
+
+    As they were when the answer was made: the snapshot is gone before the row's window is over, and does not
+    have what came through the delta segment.
+    """
+
+    price_micros: int
+    """Of the product, not of the impression."""
+    target_ages: int
+    """Bit i: the i-th age band."""
+    input_mask: int
+    """Of the embedding that was scored; bit i: the i-th Pin input of its release had a value."""
+    occurred_at_ms: int
+    """Newest change that is in these attributes."""
+
+
 class Inventory(Protocol):
     """One request's view: it does not change from the request's first look to its last."""
 
@@ -63,6 +80,10 @@ class Inventory(Protocol):
 
     def titles(self, rows: Rows) -> list[str]:
         """Titles of rows that `search` returned; empty for none."""
+        ...
+
+    def logged(self, rows: Rows) -> Rows:
+        """Fields of `LoggedPin` of rows that `search` returned, shape (rows, 4)."""
         ...
 
     def exhaust(self, day: int, rows: Rows) -> None:

@@ -22,6 +22,7 @@ from .delta_follower import DeltaFollower
 from .leaf_releases import HeldReleases, NotHeld
 from .leaf_search import answer
 from .leaf_watcher import LeafWatcher
+from .limited_http import LimitedHttpProtocol
 from .problems import problem, refused
 from .shard_telemetry import LeafTelemetry
 from .shard_wire import MEDIA_TYPE, READY_PATH, SEARCH_PATH, decode_question, encode_answer
@@ -162,7 +163,7 @@ def leaf_server(parts: LeafParts, host: str, port: int) -> uvicorn.Server:
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=LimitedHttpProtocol,
         access_log=False,
         server_header=False,
         log_level="warning",

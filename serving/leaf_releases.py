@@ -3,6 +3,7 @@
 A root may still ask for the old release while others load the new one, so a swap here takes nothing away:
 the old one is freed when a newer one has taken its place as the previous one and its last lease has ended.
 A third stays while it is still asked for: a root that waits for a slower leaf may be many releases behind.
+The previous one then makes room for the next one to be loaded, unless it is asked for too.
 """
 
 import threading
@@ -61,7 +62,7 @@ class NotHeld(Refused):
 
 
 ASKED_SECONDS = 5.0
-"""Of the releases older than the previous one, the one asked for last stays so long after it was."""
+"""A release counts as asked for so long after a root asked for it."""
 
 
 @dataclass
@@ -132,9 +133,23 @@ class HeldReleases:
         older = list(reversed(self._held))[2:]
         served = max(older, key=lambda name: self._held[name].asked_at_seconds, default=None)
         for name in older:
-            asked = self._seconds() - self._held[name].asked_at_seconds
-            if name != served or asked >= ASKED_SECONDS:
+            if name != served or not self._asked_for(name):
                 self._leaving.append(self._held.pop(name))
+
+    def _asked_for(self, release_id: str) -> bool:
+        return self._seconds() - self._held[release_id].asked_at_seconds < ASKED_SECONDS
+
+    def make_room(self) -> None:
+        """Before another release is loaded: so that with it there are three in memory and not four.
+
+        Where a third stays because it is asked for, the previous one leaves, unless that is asked for too.
+        """
+        with self._lock:
+            self._retire()
+            newest_first = list(reversed(self._held))
+            if len(newest_first) > 2 and not self._asked_for(newest_first[1]):
+                self._leaving.append(self._held.pop(newest_first[1]))
+        self.free_unused()
 
     def make_current(self, release_id: str) -> bool:
         """After a rollback: the previous release is the current one again. False when it is not held."""

@@ -150,7 +150,14 @@ def answer(release: ShardRelease, shard: Shard, question: Question) -> Answer:
         fresh_pins=coverage.fresh_pins,
     )
     titles = pa.array(inventory.titles(found.rows[kept]), pa.string())
-    return Answer(facts, found.dots[kept], found.eligible[kept], picked(pins, kept), titles)
+    return Answer(
+        facts=facts,
+        dots=found.dots[kept],
+        eligible=found.eligible[kept],
+        pins=picked(pins, kept),
+        titles=titles,
+        logged=inventory.logged(found.rows[kept]),
+    )
 
 
 def spent_out(pins: Described, question: Question) -> npt.NDArray[np.bool_]:

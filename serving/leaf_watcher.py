@@ -90,6 +90,7 @@ class LeafWatcher:
     def _try(self, release_id: str) -> Attempt:
         started = self._clock.seconds()
         self.loading, self._settled = release_id, None
+        self._held.make_room()
         try:
             release = self._load(release_id)
         except Exception as error:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-DAY_MS = 86_400_000
+from schemas.times import DAY_MS
+
 DAYS_KEPT = 40
 NEAR_DAYS = 7
 """Days this near to the wall clock's are never forgotten: no budget is had anew by asking about others."""

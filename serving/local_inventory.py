@@ -15,7 +15,7 @@ from schemas.manifests import ReleaseManifest
 from schemas.ranking import Coverage
 
 from .eligibility import Eligibility, Rule
-from .inventory import Described, Found
+from .inventory import Described, Found, LoggedPin
 
 Records = npt.NDArray[np.void]
 Floats = npt.NDArray[np.float32]
@@ -188,6 +188,10 @@ class LocalInventory:
         # All at once: a leaf asks for a thousand, and one by one they cost more than the search.
         return [title or "" for title in titles.take(pa.array(rows, pa.int64())).to_pylist()]
 
+    def logged(self, rows: Rows) -> Rows:
+        """See `Inventory`."""
+        return logged_fields(self.index.attributes, rows)
+
     def exhaust(self, day: int, rows: Rows) -> None:
         """See `Inventory`."""
         self.eligibility.exhaust(day, rows)
@@ -202,6 +206,13 @@ def described(
 ) -> Described:
     """Rows of `Ads.take` and what else is known of them."""
     return Described(fields[:, 0], fields[:, 1], fields[:, 2], fields[:, 3], version_code, fresh)
+
+
+def logged_fields(attributes: Records, rows: Rows) -> Rows:
+    """Fields of `LoggedPin` of these rows, shape (rows, 4)."""
+    # Whole records first: one field of all rows lies too far apart to be taken row by row.
+    taken = attributes.take(rows)
+    return np.stack([taken[name].astype(np.int64) for name in LoggedPin._fields], axis=1)
 
 
 def exact_dots(vectors: npt.NDArray[np.float16], query: Floats) -> Floats:

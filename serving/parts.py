@@ -37,7 +37,7 @@ from .release_watcher import ReleaseWatcher, Source
 from .remote_leaves import Leaves
 from .rollover_status import read_rollover
 from .root_release import behind_leaves
-from .status import Status, WorkerStatus, status_of
+from .status import ReadWorkerStatus, Status, status_of
 from .swaps import SwapHistory
 from .telemetry import ServingTelemetry
 from .tier_facts import Before
@@ -62,7 +62,7 @@ class ServingConfig:
     poll_seconds: float = 1.0
     admin_token: str | None = None
     embedded_broker: bool = False
-    worker_status: WorkerStatus | None = None
+    worker_status: ReadWorkerStatus | None = None
     version_policy: VersionPolicy = "enforce"
     tiers: Tiers | None = None
     releases: Releases | None = None

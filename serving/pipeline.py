@@ -5,6 +5,7 @@ Pins from that one release: `inventory()` is asked once, so no request sees half
 looks a release up by name, or knows whether its Pins lie in this process.
 """
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from schemas.ranking import RankRequest
 
 from .auction import AuctionPolicy, AuctionResult, Candidates, hold_auction, pctr_parts_per_billion
 from .clock import Clock
-from .inventory import Described, Found, Inventory
+from .inventory import Described, Found, Inventory, LoggedPin
 from .ledger import Charge, SpendLedger
 from .live_release import Awaiting, QueryEmbedder
 from .ranked import Provenance, Ranked, Sold, Stage
@@ -275,6 +276,8 @@ def sold(inventory: Inventory, shortlist: Shortlist, sale: AuctionResult) -> tup
             ads.bid_micros.tolist(),
             [win.price_micros for win in sale.wins],
             [win.priced_by_pin for win in sale.wins],
+            ads.daily_budget_micros.tolist(),
+            itertools.starmap(LoggedPin, inventory.logged(shortlist.rows[won]).tolist()),
             ads.fresh.tolist(),
         )
     )

@@ -18,6 +18,9 @@ from .remote_inventory import Unanswerable
 
 PATH = "/v1/rank"
 EXAMPLE = f"curl -s localhost:8080{PATH} -H 'content-type: application/json' -d '{{\"user_id\": 1}}'"
+MAX_REQUEST_BYTES = 32 << 10
+"""The largest valid request is below 2 KB; a larger body is only work, and its work stops other queries."""
+HINT = "A ranking request is a few hundred bytes; send one query per request."
 _JSON_HEADERS = {"content-type": "application/json"}
 
 

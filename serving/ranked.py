@@ -9,6 +9,7 @@ from schemas.ranking import Coverage, RankRequest
 from schemas.tiers import VersionPolicy
 
 from .auction import AuctionResult
+from .inventory import LoggedPin
 from .user_reader import Asker
 
 Floats = npt.NDArray[np.float32]
@@ -43,7 +44,10 @@ class Sold:
     bid_micros: int
     price_micros: int
     priced_by_pin: int | None
-    fresh: bool = False
+    daily_budget_micros: int
+    """The whole day's, not what is left of it."""
+    pin: LoggedPin
+    fresh: bool
     """Whether it is from the delta segment: changed since the release's snapshots."""
 
 

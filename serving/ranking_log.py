@@ -6,6 +6,7 @@ queue loses rows, says how many, and never makes a request wait.
 
 import logging
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from schemas.codec import decode, encode
-from schemas.errors import InvalidMessage
+from schemas.errors import InvalidMessage, RetryableError
 from schemas.logs import RankingLog
 
 from .answers import log_of
@@ -24,6 +25,7 @@ from .ranked import Ranked
 log = logging.getLogger(__name__)
 
 PREFIX, SUFFIX = "ranking-", ".jsonl"
+_NAME = re.compile(rf"{PREFIX}\d+{re.escape(SUFFIX)}", re.ASCII)
 _BURST = 32
 """Rows written before the writer steps aside for the request path (they share the interpreter lock)."""
 
@@ -62,9 +64,13 @@ class RankingLogWriter:
         self._queue.append(ranked.without_candidates())
 
     def close(self) -> None:
-        """Write what is queued and stop. Harmless when called again."""
+        """Write what is queued, count what cannot be written, and stop. Harmless when called again."""
         self._closing.set()
         self._thread.join()
+        late = len(self._queue)
+        if late:
+            self._queue.clear()
+            self._lose(late, "the log was closed before they were written")
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -72,7 +78,11 @@ class RankingLogWriter:
             self._closing.wait(pause)
         while self._write_burst():
             pass
-        self._finish_file()
+        try:
+            self._finish_file()
+        except OSError as error:
+            log.error("the disk may not have the last rows of the ranking log: %s", error)
+            self._leave_file()
 
     def _write_burst(self) -> int:
         """Write up to `_BURST` rows and hand them to the operating system; returns how many."""
@@ -80,25 +90,31 @@ class RankingLogWriter:
         if rows:
             try:
                 self._write(rows)
-            except OSError as error:
-                # A full disk may have room again: what is lost is counted, the thread lives on.
-                self._lose(len(rows), error)
+            except Exception as error:
+                # NOTE: whatever it is: a log whose thread has died gets no row any more, and nobody is told.
+                # These rows are counted. The next ones are tried: a full disk may have room again.
+                self._lose(len(rows), repr(error))
         return len(rows)
 
     def _write(self, rows: list[Ranked]) -> None:
+        lines = b"".join(encode(log_of(ranked)) + b"\n" for ranked in rows)
         file = self._file or self._next_file()
-        file.write(b"".join(encode(log_of(ranked)) + b"\n" for ranked in rows))
+        file.write(lines)
         file.flush()
         self.written += len(rows)
         if file.tell() >= self._limits.file_bytes:
             self._finish_file()
 
-    def _lose(self, rows: int, error: OSError) -> None:
+    def _lose(self, rows: int, why: str) -> None:
         """Count rows that could not be written, and leave their file, whose last line may be torn."""
-        log.error("%d rows of the ranking log are lost: %s", rows, error)
+        log.error("%d rows of the ranking log are lost: %s", rows, why)
         self.dropped += rows
         for _ in range(rows):
             self._on_drop()
+        self._leave_file()
+
+    def _leave_file(self) -> None:
+        """Close the file as it is; the next row begins another one. An empty file is deleted."""
         file, self._file = self._file, None
         if file is not None:
             with suppress(OSError):
@@ -129,15 +145,27 @@ def _number(path: Path) -> int:
 
 
 def _files(directory: Path) -> list[Path]:
-    return sorted(directory.glob(f"{PREFIX}[0-9]*{SUFFIX}"), key=_number)
+    """The log's files by their number. Raises OSError for a directory that cannot be listed."""
+    # NOTE: Path.glob would find nothing there, and a log that nobody could read would count as a clean one.
+    with os.scandir(directory) as entries:
+        found = [Path(entry.path) for entry in entries if _NAME.fullmatch(entry.name)]
+    return sorted(found, key=_number)
+
+
+def _files_to_read(directory: Path) -> list[Path]:
+    with suppress(FileNotFoundError):
+        if files := _files(directory):
+            return files
+    raise RetryableError(f"no ranking log in {directory}: is SKEWLESS_DATA_DIR that of the server?")
 
 
 def read_ranking_log(directory: Path) -> Iterator[RankingLog]:
     """Every row, oldest first. A torn last line, which a killed server leaves, is passed over.
 
-    Raises InvalidMessage, which says where, for any other line that is no `RankingLog`.
+    Raises InvalidMessage, which says where, for any other line that is no `RankingLog`; RetryableError where
+    there is no log; OSError for what cannot be listed or read.
     """
-    for path in _files(directory):
+    for path in _files_to_read(directory):
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
@@ -201,9 +229,14 @@ class Recount:
         return not (self.enforce.mixed or self.enforce.mixed_scored)
 
 
-def recount_mixed(directory: Path) -> Recount:
-    """Count mixed-version pairs from the ranking log, by the policy that each answer was given under."""
+def recount_mixed(directory: Path, since_ms: int = 0) -> Recount:
+    """Count mixed-version pairs from the ranking log, by the policy that each answer was given under.
+
+    Of answers served at `since_ms` or later. Raises as `read_ranking_log` does.
+    """
     counted = {"enforce": Counted(), "tolerate": Counted()}
     for row in read_ranking_log(directory):
+        if row.served_at_ms < since_ms:
+            continue
         counted[row.version_policy] = counted[row.version_policy].plus(row)
     return Recount(**counted)

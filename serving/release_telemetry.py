@@ -6,9 +6,11 @@ from typing import Literal
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from schemas.metric_labels import VERSION_DIGITS
+
 from .clock import seconds_since
 from .live_release import LiveRelease
-from .series import VERSION_DIGITS, BulkHistogram, FollowedGauge, KnownTiers, Labels, version_labels
+from .series import BulkHistogram, FollowedGauge, KnownTiers, Labels, version_labels
 from .swaps import Swap
 from .tier_facts import TierFacts
 

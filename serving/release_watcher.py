@@ -99,7 +99,8 @@ class ReleaseWatcher:
         self._retry_at = 0.0
         self._refused: tuple[str, str] | None = None
         """The release that was refused, and in which words: what was told once."""
-        self._pointer_complaint = ""
+        self._told_of_current: set[str] = set()
+        """What kept CURRENT from being read, of which kinds, since it was read last: each is told once."""
         self._served_id: str | None = None
         self._poll = Poll("release-watcher", self.check)
 
@@ -120,7 +121,7 @@ class ReleaseWatcher:
                 return complaint
         else:
             self._telemetry.store_reachable(True)
-            self._pointer_complaint = ""
+            self._told_of_current.clear()
         if wanted is None or wanted == self._settled:
             return None
         if wanted == self._served_id:
@@ -131,10 +132,14 @@ class ReleaseWatcher:
         return self._try(wanted)
 
     def _complain(self, error: Refused | RetryableError | OSError) -> Swap | None:
-        """CURRENT cannot be read: say so once, not at every look."""
-        if str(error) == self._pointer_complaint:
+        """CURRENT cannot be read: say so once until it was read again, and again only for another reason.
+
+        The reason is the error's kind and not its words, which may hold a time or a count of tries.
+        """
+        kind = error.code if isinstance(error, Refused) else type(error).__name__
+        if kind in self._told_of_current:
             return None
-        self._pointer_complaint = str(error)
+        self._told_of_current.add(kind)
         refusal = error if isinstance(error, Refused) else _unexpected(error)
         return self._refuse("CURRENT", refusal, self._clock.seconds())
 

@@ -109,6 +109,10 @@ class RemoteInventory:
         titles = self._found().titles
         return [titles[row].as_py() for row in rows.tolist()]
 
+    def logged(self, rows: Rows) -> Rows:
+        """See `Inventory`: as the leaves said with their answers, out of the view that they answered from."""
+        return self._found().logged_of(rows)
+
     def exhaust(self, day: int, rows: Rows) -> None:
         """See `Inventory`."""
         self._spent_out.add(day, self._found().pins.pin_id[rows])

@@ -52,6 +52,11 @@ class _Leaf:
     held: tuple[str, ...] = ()
     trouble: str = "not looked at yet"
 
+    def close(self) -> None:
+        """Close the connections to it that are idle."""
+        self.asking.close()
+        self.looking.close()
+
 
 class Leaves:
     """Puts questions to every leaf that is up, and looks after them from a thread of its own.
@@ -137,10 +142,12 @@ class Leaves:
             self._seen(leaf, held, trouble)
             if trouble and not isinstance(outcome, Failure):
                 # Another leaf, or none: what is connected to it is of no use when the name moves on.
-                leaf.looking.close()
-                leaf.asking.close()
+                leaf.close()
 
     def _seen(self, leaf: _Leaf, held: tuple[str, ...], trouble: str) -> None:
+        if leaf.up and trouble:
+            # Its host may have gone without a word: whoever asked over a kept connection would wait for it.
+            leaf.close()
         leaf.held, leaf.trouble, leaf.up = held, trouble, not trouble
         if leaf.up:
             leaf.up_at_seconds, leaf.timeouts = self._clock.seconds(), 0
@@ -197,8 +204,7 @@ class Leaves:
         self._poll.close()
         self._names.close()
         for leaf in self._leaves:
-            leaf.asking.close()
-            leaf.looking.close()
+            leaf.close()
 
 
 def _look_up(leaf: _Leaf) -> None:
@@ -208,7 +214,8 @@ def _look_up(leaf: _Leaf) -> None:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0][4]
     except (OSError, ValueError):
         return
-    leaf.looking.address = leaf.asking.address = (str(found[0]), int(found[1]))
+    for endpoint in (leaf.looking, leaf.asking):
+        endpoint.move_to((str(found[0]), int(found[1])))
 
 
 def _readiness(shard: Shard, outcome: Outcome) -> tuple[tuple[str, ...], str]:

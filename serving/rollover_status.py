@@ -5,10 +5,12 @@ Other processes write those files; this only reads them, and what is not there i
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.rollovers import Rollover
+from schemas.statuses import CutterStatus, EmbedStatus
 
 from .clock import seconds_since
 
@@ -42,49 +44,17 @@ class RolloverStatus(BaseModel):
         return {one.tier: one.covered for one in self.tiers}
 
 
-class _Rollover(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    candidate: str
-    serving: str | None = None
-    started_ms: int
-
-
-class _Candidate(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    covered: float = 0.0
-    blocked: str = ""
-
-
-class _Cutter(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    tier: str
-    candidates: dict[str, _Candidate] = {}
-
-
-class _Embed(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    tier: str
-    tower_version: str
-    partitions: int = 0
-    done: int = 0
-    waiting: str = ""
-
-
 def read_rollover(data: Path, now_ms: int) -> RolloverStatus | None:
     """The rollover of this data directory, or None when none is under way (or nobody here can say)."""
-    under_way = _read(data / "towers" / "ROLLOVER.json", _Rollover)
+    under_way = _read(data / "towers" / "ROLLOVER.json", Rollover)
     if under_way is None:
         return None
     tiers: dict[str, TierProgress] = {}
     status = data / "status"
-    for embed in _read_all(status.glob("embed-*.json"), _Embed):
+    for embed in _read_all(status.glob("embed-*.json"), EmbedStatus):
         if embed.tower_version == under_way.candidate:
             tiers[embed.tier] = _of_runs(tiers.get(embed.tier), embed)
-    for cutter in _read_all(status.glob("cutter-*.json"), _Cutter):
+    for cutter in _read_all(status.glob("cutter-*.json"), CutterStatus):
         found = cutter.candidates.get(under_way.candidate)
         if found is not None:
             tiers[cutter.tier] = TierProgress(
@@ -99,7 +69,7 @@ def read_rollover(data: Path, now_ms: int) -> RolloverStatus | None:
     )
 
 
-def _of_runs(before: TierProgress | None, embed: _Embed) -> TierProgress:
+def _of_runs(before: TierProgress | None, embed: EmbedStatus) -> TierProgress:
     """One part of a batch run; a tier is as far as the part that is furthest behind."""
     share = embed.done / embed.partitions if embed.partitions else 0.0
     if before is not None and before.covered <= share:
@@ -114,7 +84,6 @@ def _read_all(paths: Iterable[Path], model: type[_Model]) -> list[_Model]:
 def _read(path: Path, model: type[_Model]) -> _Model | None:
     """What a file says; None when it is not there, or is none of ours: a console must not end with it."""
     try:
-        document: Any = orjson.loads(path.read_bytes())
-        return model.model_validate(document)
-    except (OSError, orjson.JSONDecodeError, ValidationError):
+        return model.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         return None

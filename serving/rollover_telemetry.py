@@ -2,8 +2,10 @@
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from schemas.metric_labels import VERSION_DIGITS
+
 from .rollover_status import RolloverStatus
-from .series import VERSION_DIGITS, FollowedGauge, KnownTiers
+from .series import FollowedGauge, KnownTiers
 
 
 class RolloverTelemetry:

@@ -158,7 +158,7 @@ def warm(release: LiveRelease, at_ms: int) -> None:
 
 
 class WhenReady:
-    """CURRENT, as soon as the leaves have loaded it; until then what was current before.
+    """CURRENT, as soon as the leaves have loaded it; until then what this root serves.
 
     This is the swap rule: a watcher that follows this instead of CURRENT cannot swap too soon. It waits no
     longer once fewer leaves have what is served than have CURRENT: waiting would serve fewer Pins then.
@@ -166,22 +166,31 @@ class WhenReady:
 
     def __init__(self, current: Callable[[], str | None], leaves: Leaves) -> None:
         self._current, self._leaves = current, leaves
-        self._ready: str | None = None
+        self._served: str | None = None
+
+    def serves(self, release_id: str) -> None:
+        """Called when the root goes over to a release: by this rule, or at its start to one that it kept."""
+        self._served = release_id
 
     def __call__(self) -> str | None:
         """The newest release that may be served. Raises Refused like `current`."""
-        named, served = self._current(), self._ready
+        named, served = self._current(), self._served
         late = [] if named is None or named == served else self._leaves.blocking(named)
         if late and named is not None and served is not None and self._leaves.more_hold(named, served):
             late = []
         self._leaves.waited_for(len(late))
-        if named is not None and not late:
-            self._ready = named
-        return self._ready
+        return served if late or named is None else named
 
 
 def behind_leaves(leaves: Leaves, local: ReleaseLoader) -> Source:
     """What a root's watcher follows and how it loads, in the place of CURRENT and `local.load`."""
     kept = KeptManifest(local.releases.root)
     loader = RootLoader(local, leaves, SpentOut(local.assembly.ledger), kept)
-    return Source(WhenReady(local.releases.current, leaves), loader.load, loader.served_last)
+    ready = WhenReady(local.releases.current, leaves)
+
+    def load(release_id: str) -> LiveRelease:
+        release = loader.load(release_id)
+        ready.serves(release_id)
+        return release
+
+    return Source(ready, load, loader.served_last)

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from schemas.errors import RetryableError
 from schemas.ids import PinId
 from schemas.logs import ReleasePublished
 from schemas.ranking import Boundary, RequestId
@@ -121,7 +122,10 @@ def release_routes(parts: ServingParts) -> APIRouter:
         if not hmac.compare_digest(sent, f"Bearer {parts.admin_token}".encode()):
             raise HTTPException(401, headers={"WWW-Authenticate": "Bearer"})
         expected = ... if body.expected_current is None else body.expected_current
-        return parts.roll_back(body.actor, body.reason, expected)
+        try:
+            return parts.roll_back(body.actor, body.reason, expected)
+        except OSError as error:
+            raise RetryableError(f"the releases cannot be read or written: {error}") from error
 
     @router.get("/status")
     def status() -> Status:

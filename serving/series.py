@@ -8,10 +8,9 @@ from prometheus_client import Gauge
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-OTHER = "other"
-MOST_TIERS = 16
+from schemas.metric_labels import MOST_TIERS, OTHER, VERSION_DIGITS
+
 MOST_VERSIONS = 8
-VERSION_DIGITS = 12
 
 Labels = tuple[str, ...]
 

@@ -8,6 +8,7 @@ import uvicorn
 
 from .app import create_app
 from .draining import DrainingServer, LastAnswers
+from .limited_http import LimitedHttpProtocol
 from .parts import ServingParts
 
 SWITCH_SECONDS = 0.0005
@@ -31,7 +32,7 @@ def server(
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=LimitedHttpProtocol,
         access_log=False,
         server_header=False,
         log_level=log_level,

@@ -52,6 +52,12 @@ class Endpoint:
         self.idle: deque[socket.socket] = deque(maxlen=_IDLE_KEPT)
         self._complaint = ""
 
+    def move_to(self, address: SocketAddress) -> None:
+        """Connect to this address from now on; idle connections to another one are closed."""
+        if address != self.address:
+            self.address = address
+            self.close()
+
     def close(self) -> None:
         """Close what is idle."""
         with suppress(IndexError):  # none is left: other threads take from it too
@@ -65,12 +71,21 @@ class Endpoint:
             log.warning("no connection to the leaf at %s can be made: %s", self.address, error)
 
     def keep(self, connection: socket.socket) -> None:
-        """Give a connection back that has nothing left to read."""
+        """Give a connection back that has nothing left to read; one to another address is closed."""
         self._complaint = ""
-        if len(self.idle) < _IDLE_KEPT:
+        if len(self.idle) < _IDLE_KEPT and _peer(connection) == self.address:
             self.idle.append(connection)
         else:
             connection.close()
+
+
+def _peer(connection: socket.socket) -> SocketAddress | None:
+    """The address that a connection leads to; None for one that has ended."""
+    try:
+        host, port, *_ = connection.getpeername()
+    except OSError:
+        return None
+    return host, port
 
 
 def get_bytes(path: str) -> bytes:

@@ -15,11 +15,6 @@ from .leaf_watcher import Attempt
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 SEARCH_OUTCOMES = ("ok", "not_held", "invalid", "error")
-MISSING = (
-    *("down", "unreachable", "timeout", "broken", "not_held"),
-    *("other_release", "other_shard", "other_version", "malformed", "error"),
-)
-"""Why a shard is missing from an answer. `other_…`: it answered, and the root threw the answer away."""
 
 
 class LeafTelemetry:
@@ -41,8 +36,8 @@ class LeafTelemetry:
         # Pins per release that can be asked for: two releases after the first swap. Far from 1/n: look at
         # whether every leaf was given a number of its own.
         self._rows = Gauge("skewless_shard_rows", "Pins of the shard.", ["release"], registry=registry)
-        # Releases in memory. 3 for long: a root is behind (its waiting leaves say why). Above that for long:
-        # somebody holds a lease on an old one; that would be a bug.
+        # Releases in memory; one that is being loaded comes on top. 3 for long: a root is behind (its waiting
+        # leaves say why). Above that for long: somebody holds a lease on an old one; that would be a bug.
         self._open = Gauge("skewless_shard_releases_open", "Releases in memory.", registry=registry)
         # Attempts to load a release; `refused` names the reason, /v1/shard/ready has the fix. A root waits
         # for this leaf before it swaps.
@@ -78,7 +73,7 @@ class LeafTelemetry:
 
 
 class RootTelemetry:
-    """What a root counts about its leaves. Labels are shard numbers and the reasons above."""
+    """What a root counts about its leaves. Labels are shard numbers and the reasons named below."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         # Answers by how many shards they are from. `partial` and `none`: see which shard is missing, below.
@@ -87,8 +82,10 @@ class RootTelemetry:
         )
         self._scatters = {name: scatters.labels(name) for name in ("complete", "partial", "none")}
         # Shards missing from answers, and why. `down`, `unreachable`: start the leaf. `timeout`: it is slow,
-        # or the deadline short. `not_held`: it restarted during a swap, and is whole again after it.
-        # `other_…`, `malformed`: leaf and root are not of one deployment; the answer was thrown away.
+        # or the deadline short. `broken`, `error`: its reply broke off, or was a failure: see its log.
+        # `not_held`: it restarted during a swap, and is whole again after it. `other_release`, `other_shard`,
+        # `other_version`, `malformed`: leaf and root are not of one deployment; the leaf answered, and the
+        # root threw the answer away.
         self._missing = Counter(
             "skewless_root_shards_missing",
             "Shards missing from answers.",

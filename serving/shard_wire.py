@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from features.shard_slices import Shard
 from schemas.errors import Refused
 
-from .inventory import Described, Floats, Rows
+from .inventory import Described, Floats, LoggedPin, Rows
 
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
 SEARCH_PATH = "/v1/shard/search"
@@ -46,6 +46,8 @@ _ANSWER = pa.schema(
         "version_code": pa.uint8(),
         "fresh": pa.bool_(),
         "title": pa.string(),
+        # One column and not four, which nobody looks at but for the few Pins that win.
+        "logged": pa.list_(pa.int64(), len(LoggedPin._fields)),
     }
 )
 
@@ -93,6 +95,9 @@ class Answer:
     eligible: npt.NDArray[np.bool_]
     pins: Described
     titles: pa.StringArray
+    logged: Rows
+    """Fields of `LoggedPin`, shape (Pins, 4): with all that are found, as asking again for the few that win
+    would cost another round trip, and could meet another view."""
 
 
 def _malformed(what: str, error: Exception) -> Refused:
@@ -146,6 +151,7 @@ def encode_answer(answer: Answer) -> bytes:
         pa.array(pins.version_code),
         pa.array(pins.fresh),
         answer.titles,
+        pa.FixedSizeListArray.from_arrays(answer.logged.ravel(), answer.logged.shape[1]),
     ]
     facts = orjson.dumps(answer.facts.model_dump())
     return _stream(pa.record_batch(columns, schema=_ANSWER.with_metadata({_FACTS: facts})))
@@ -159,12 +165,24 @@ def decode_answer(body: bytes) -> Answer:
     except (ValidationError, KeyError) as error:
         raise _malformed("an answer", error) from error
     arrays: dict[str, Any] = {
-        name: batch.column(name).to_numpy(zero_copy_only=False) for name in _ANSWER.names if name != "title"
+        name: batch.column(name).to_numpy(zero_copy_only=False)
+        for name in _ANSWER.names
+        if name not in ("title", "logged")
     }
+    logged = batch.column("logged").flatten()
+    if logged.null_count:
+        raise _malformed("an answer", ValueError("a value is missing"))
     if len(arrays["version_code"]) and int(arrays["version_code"].max()) >= len(facts.versions):
         raise _malformed("an answer", ValueError("a version code without a version"))
     dots, eligible = arrays.pop("dot"), arrays.pop("eligible")
-    return Answer(facts, dots, eligible, Described(**arrays), batch.column("title"))
+    return Answer(
+        facts=facts,
+        dots=dots,
+        eligible=eligible,
+        pins=Described(**arrays),
+        titles=batch.column("title"),
+        logged=logged.to_numpy().reshape(-1, len(LoggedPin._fields)),
+    )
 
 
 def _stream(batch: pa.RecordBatch) -> bytes:

@@ -12,7 +12,7 @@ from .rollover_status import RolloverStatus
 from .swaps import SwapHistory
 from .tier_facts import TierFacts
 
-WorkerStatus = Callable[[], dict[str, Any]]
+ReadWorkerStatus = Callable[[], dict[str, Any]]
 
 
 class TierStatus(BaseModel):

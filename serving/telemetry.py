@@ -72,9 +72,10 @@ class ServingTelemetry:
         self._scored_pairs = {policy: scored.labels(policy) for policy in POLICIES}
         # Answers by people the store did not know. A jump means that the user store is stale or gone.
         self._cold = Counter("skewless_cold_start_requests", "Requests by unknown users.", registry=registry)
-        # Log rows lost because the disk was too slow. Above 0 the log no longer proves anything by itself.
+        # Log rows lost: the disk was too slow or full, or a row could not be made (the server's log says it).
+        # Above 0 the log no longer proves anything by itself.
         self._log_dropped = Counter(
-            "skewless_ranking_log_dropped", "Ranking log rows lost to a full queue.", registry=registry
+            "skewless_ranking_log_dropped", "Ranking log rows that were lost.", registry=registry
         )
         # 1 while a release is loaded and queries are answered. 0: nothing is published, or all is refused.
         self._ready = Gauge("skewless_ready", "A release is loaded.", registry=registry)

@@ -5,8 +5,9 @@ import logging
 import signal
 import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Literal, Self
 
@@ -84,7 +85,10 @@ class ProducerSettings:
 
 @dataclass
 class DeliveryCounts:
-    """What became of the events that were sent: each is in exactly one of the three."""
+    """What became of the events that were sent: each is in exactly one of the first three.
+
+    `NotDelivered` has what failed until then; after it `failed` and `errors` begin anew.
+    """
 
     acked: int = 0
     failed: int = 0
@@ -94,23 +98,27 @@ class DeliveryCounts:
 
 
 class NotDelivered(Exception):
-    """Some events did not reach Kafka; `counts` says how many. Send those again."""
+    """Some events did not reach Kafka. `counts` says how many, `event_ids` which: send those again.
 
-    def __init__(self, counts: DeliveryCounts) -> None:
+    `event_ids` has every event that failed since the last `flush`, in the order in which they failed.
+    """
+
+    def __init__(self, counts: DeliveryCounts, event_ids: Sequence[str] = ()) -> None:
         said = "; ".join(counts.errors) or "no answer from the broker"
         super().__init__(
             f"{counts.failed} events failed and {counts.in_flight} were not answered ({said}); "
             f"{counts.acked} arrived"
         )
         self.counts = counts
+        self.event_ids = tuple(event_ids)
 
 
 class PinProducer:
     """Publishes events, keyed by Pin id, with CloudEvents headers. A context manager.
 
-    Not thread-safe. `send` queues; the broker's answers are counted in `counts`; `close` waits for all
-    of them and raises when one event did not arrive. A process that ends without `close` waits too,
-    and logs what was lost; call `exit_on_sigterm` once to have that on SIGTERM as well.
+    Not thread-safe. `send` queues; the broker's answers are counted in `counts`; `flush` and `close` wait
+    for all of them and raise when one event did not arrive: nothing else tells. A process that ends without
+    `close` waits too, and logs how much was lost; `exit_on_sigterm`, called once, has that on SIGTERM too.
     """
 
     def __init__(self, settings: ProducerSettings) -> None:
@@ -118,6 +126,7 @@ class PinProducer:
         self._producer: Producer = Producer(settings.config(), logger=log)
         self._closed = False
         self.counts = DeliveryCounts()
+        self._failed_ids: list[str] = []
         atexit.register(self._at_exit)
 
     def send(self, event: PinEvent, *, event_id: str | None = None) -> str:
@@ -138,24 +147,23 @@ class PinProducer:
                 time_iso=iso(event.occurred_at_ms),
             )
         ]
-        self._produce(event.type_name, str(event.pin_id).encode(), value, headers)
+        self._produce(event.type_name, str(event.pin_id).encode(), value, headers, event_id)
         return event_id
 
     def send_many(self, events: Iterable[PinEvent]) -> list[str]:
         """Queue several events in order; returns their ids."""
         return [self.send(event) for event in events]
 
-    def _produce(self, topic: str, key: bytes, value: bytes, headers: KafkaHeaders) -> None:
+    def _produce(self, topic: str, key: bytes, value: bytes, headers: KafkaHeaders, event_id: str) -> None:
         if self._closed:
             raise RuntimeError("this PinProducer is closed")
         # Counted before it is queued: a signal in between may make us wait for an answer in vain, but
         # never take an unanswered event for answered.
         self.counts.in_flight += 1
+        answered = partial(self._on_delivery, event_id)
         while True:
             try:
-                self._producer.produce(
-                    topic, value=value, key=key, headers=headers, on_delivery=self._on_delivery
-                )
+                self._producer.produce(topic, value=value, key=key, headers=headers, on_delivery=answered)
                 break
             except BufferError:
                 # The local queue is full: let answers in, which makes room.
@@ -165,22 +173,28 @@ class PinProducer:
                 raise
         self._producer.poll(0)
 
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+    def _on_delivery(self, event_id: str, error: KafkaError | None, message: Message) -> None:
         self.counts.in_flight -= 1
         if error is None:
             self.counts.acked += 1
             return
         self.counts.failed += 1
+        self._failed_ids.append(event_id)
         if len(self.counts.errors) < _KEPT_ERRORS:
-            self.counts.errors.append(f"{message.topic()} {message.key()!r}: {error.str()}")
+            self.counts.errors.append(f"{event_id}, {message.topic()} {message.key()!r}: {error.str()}")
 
     def flush(self) -> None:
-        """Wait until everything sent so far has arrived. Raises NotDelivered when something did not."""
+        """Wait until everything sent so far has arrived.
+
+        Raises NotDelivered, which names what did not. The next `flush` tells only what fails after that.
+        """
         while self._producer.flush(_FLUSH_SECONDS):
             # Ends by itself: an event is answered for or fails within delivery_timeout_seconds.
             pass
-        if self.counts.failed or self.counts.in_flight:
-            raise NotDelivered(self.counts)
+        counts, failed = self.counts, self._failed_ids
+        if counts.failed or counts.in_flight:
+            self.counts, self._failed_ids = DeliveryCounts(acked=counts.acked), []
+            raise NotDelivered(counts, failed)
 
     def close(self) -> None:
         """Flush and end. Twice is harmless. Raises NotDelivered when an event did not arrive."""

@@ -18,6 +18,7 @@ from schemas.codec import encode
 from schemas.errors import DeadLetterReason
 from schemas.events import EngagementObserved, VisitObserved
 from schemas.impressions import ImpressionAttributed, ImpressionServed
+from schemas.times import DAY_MS
 from schemas.topics import (
     ENGAGEMENT_OBSERVED,
     IMPRESSION_ATTRIBUTED,
@@ -41,7 +42,7 @@ from .attribution_store import (
     served_of,
 )
 from .attribution_telemetry import AttributionTelemetry
-from .attribution_windows import DAY_MS, KINDS, AttributionWindows, Conversion, Served, credited
+from .attribution_windows import KINDS, AttributionWindows, Conversion, ServedAt, credited
 from .event_clock import ClockRules, EventClock
 from .positions import Partition
 from .step_events import event_or_letter, pin_key
@@ -179,7 +180,7 @@ class AttributionStep:
 
     def _open(self, message: ImpressionServed, number: int, changes: Changes) -> None:
         user = NOBODY if message.user_id is None else message.user_id
-        served = Served(message.served_at_ms, message.request_id.encode())
+        served = ServedAt(message.served_at_ms, message.request_id.encode())
         entry = impression_key(Group(message.pin_id, user), served)
         # Not as it came: that may be framed by a schema registry, or JSON that another parser refuses.
         changes.puts[entry] = encode(message)
@@ -235,7 +236,7 @@ class AttributionStep:
         self._telemetry.rows.labels("no" if conversion is None else "yes").inc()
         return _output(self._store.get(due.entry) or b"", ends_at_ms, conversion, number)
 
-    def _touched_until(self, group: Group, own: Served, changes: Changes) -> int:
+    def _touched_until(self, group: Group, own: ServedAt, changes: Changes) -> int:
         """When the next impression of the user and the Pin takes the touch over, or the window ends.
 
         NOTE: no list of all that are open: a user may have one every second of a week, and each has its row.

@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from .attribution_windows import AttributionWindows, Conversion, Served
+from .attribution_windows import AttributionWindows, Conversion, ServedAt
 from .positions import Partition
 from .step_store import Changes, StepStore
 
@@ -51,12 +51,12 @@ class Due(NamedTuple):
         return self.entry.startswith(_IMPRESSION)
 
 
-def impression_key(group: Group, served: Served) -> bytes:
+def impression_key(group: Group, served: ServedAt) -> bytes:
     """Key of an open impression."""
     return _IMPRESSION + _GROUP.pack(*group) + _TIME.pack(served.served_at_ms) + served.request_id
 
 
-def request_key(group: Group, served: Served) -> bytes:
+def request_key(group: Group, served: ServedAt) -> bytes:
     """Key under which an open impression is found by its request."""
     return _of_request(group, served.request_id) + _TIME.pack(served.served_at_ms)
 
@@ -82,10 +82,10 @@ def group_of(entry: bytes) -> Group:
     return Group(*_GROUP.unpack_from(entry, 1))
 
 
-def served_of(entry: bytes) -> Served:
+def served_of(entry: bytes) -> ServedAt:
     """Time and request of an impression's key."""
     start = 1 + _GROUP.size
-    return Served(_TIME.unpack_from(entry, start)[0], entry[start + _TIME.size :])
+    return ServedAt(_TIME.unpack_from(entry, start)[0], entry[start + _TIME.size :])
 
 
 class AttributionStore(StepStore):
@@ -95,17 +95,17 @@ class AttributionStore(StepStore):
         super().__init__(path, f"attribution/2 {windows.text()}")
         self._swept: dict[int, bytes] = {}
 
-    def impressions(self, group: Group, first: Served) -> Iterator[Served]:
+    def impressions(self, group: Group, first: ServedAt) -> Iterator[ServedAt]:
         """Open impressions of a user and a Pin from this one on, ascending."""
         found = self.scan(_IMPRESSION + _GROUP.pack(*group), impression_key(group, first))
         return (served_of(key) for key, _ in found)
 
-    def repeats(self, group: Group, first: Served, until_ms: int) -> list[Served]:
+    def repeats(self, group: Group, first: ServedAt, until_ms: int) -> list[ServedAt]:
         """Open impressions of the same request after this one, up to and including a moment."""
         found = self.scan(_of_request(group, first.request_id), request_key(group, first))
         times = (_TIME.unpack(key[-_TIME.size :])[0] for key, _ in found)
         later = takewhile(lambda at_ms: at_ms <= until_ms, times)
-        return [Served(at_ms, first.request_id) for at_ms in later if at_ms > first.served_at_ms]
+        return [ServedAt(at_ms, first.request_id) for at_ms in later if at_ms > first.served_at_ms]
 
     def conversions(self, group: Group, from_ms: int, before_ms: int) -> Iterator[Conversion]:
         """Conversions of a user and a Pin from one moment up to, not including, another; ascending."""

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple, cast
 
 from schemas.impressions import ConversionKind
-
-DAY_MS = 24 * 60 * 60 * 1000
+from schemas.times import DAY_MS
 
 KINDS: tuple[ConversionKind, ...] = ("purchase", "redemption", "save", "click", "visit")
 """Strongest first: of two conversions at the same moment the stronger stands."""
@@ -50,7 +49,7 @@ class AttributionWindows:
         return "_".join(f"{one.name}{getattr(self, one.name)}" for one in fields(self))
 
 
-class Served(NamedTuple):
+class ServedAt(NamedTuple):
     """When an impression of one (user, Pin) was served, and in which answer. Sorts by time."""
 
     served_at_ms: int

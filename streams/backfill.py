@@ -1,15 +1,17 @@
-"""A new tower becomes live: every stored Pin gets a row of it, in chunks between the polls.
+"""Backfill in the worker: a tower that becomes live gets a row of every stored Pin, chunk by chunk.
 
-Which partitions are through is told to the next owner in their checkpoints; how far the pass over the
-others got is kept in the store, so a restart goes on from there. States are read at the moment they are
-embedded, never from an older view: a row must not be behind one that is out already.
+The worker asks for one chunk between two batches. The backfill of a tower is a pass over the stored Pins in
+the order of their ids. A partition whose Pins all have an acknowledged row is complete: its checkpoint tells
+the next owner. How far the pass got in the other partitions stands in the store, so a restart goes on there.
+A Pin's state is read when it is embedded, so its row is never older than a row that is out already.
 
-A Pin that a tower cannot embed is passed over. Of the serving tower that is the end of it. A partition in
-which another tower lacks a row is not called complete to anybody, so the next start tries it again.
+The pass leaves out a Pin that the tower cannot embed. A Pin that the serving tower leaves out is not tried
+again before its next event. Where another tower leaves a Pin out, its partition lacks a row: nobody calls the
+partition complete, and the first start after the end of the pass tries its Pins again.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -28,28 +30,35 @@ _LIVE = "live_towers"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one tower version is: `complete` partitions, and a pass over `partitions` up to id `after`."""
+    """How far the backfill of one tower version is."""
 
     after: int = -1
+    """The pass under way has embedded the Pins up to this id."""
     partitions: tuple[int, ...] = ()
+    """What the pass under way goes over."""
     complete: tuple[int, ...] = ()
+    """Partitions of which every Pin has a row."""
     pins: int = 0
+    """Rows made so far."""
     done: bool = False
-    """Whether every partition of this worker is complete or was passed over with Pins lacking."""
+    """Whether the pass is at its end: every partition of this worker is `complete` or `lacking`."""
     lacking: tuple[int, ...] = ()
-    """Partitions with Pins that this tower, not the serving one, could not embed: not gone over again here
-    once a pass over them is through."""
+    """Partitions in which this tower, not the serving one, failed on a Pin. This process does not go over
+    them a second time."""
     failed: int = 0
     """Pins that the pass could not embed."""
 
     def told(self) -> str:
-        """How far it got, for the log."""
+        """How many Pins have a row, for the log."""
         return f"{f'all but {self.failed} Pins' if self.failed else 'every Pin'} ({self.pins})"
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows to produce, and the metadata to store once they are acknowledged."""
+    """Rows of one chunk to produce, and the progress to store once they are acknowledged.
+
+    `ordinal` is the tower's place in the live list.
+    """
 
     ordinal: int
     version: str
@@ -58,15 +67,16 @@ class Chunk:
     left_out: LeftOut | None = None
 
     def meta(self) -> dict[str, bytes]:
-        """The progress, as store metadata."""
-        return {_name(self.version): json.dumps(asdict(self.progress)).encode()}
+        """The progress as of this chunk, as store metadata."""
+        return _meta(self.version, self.progress)
 
 
 class Backfill:
-    """The backfills of one worker, one tower version after the other, in live order.
+    """The backfills of one worker, one tower version after the other, in the order of the live list.
 
-    `by_worker` false: the batch job makes them. Then nothing is embedded here, and no tower is called
-    complete here either; what an earlier owner has called complete stays so while its tower is live.
+    With `by_worker` false the batch job (`skewless embed`) embeds the stored Pins. Then there are no chunks,
+    and no partition becomes complete here. Partitions that an earlier owner has called complete stay complete
+    while the tower is live.
     """
 
     def __init__(
@@ -83,53 +93,71 @@ class Backfill:
     def begin(
         self, checkpoints: Mapping[int, StateCheckpointed], foreign: Collection[int] = frozenset()
     ) -> None:
-        """Partitions were assigned: their checkpoints say which towers have all of their Pins already.
+        """Note which partitions were assigned; their checkpoints say which towers are complete there already.
 
-        `foreign`: another worker had these meanwhile. A pass that is half through them is behind Pins that
-        may have become what they are there, so it starts over.
+        `foreign` are partitions that another worker has had since this store saw them last. Their Pins may
+        have changed below the id that a pass of this store has reached, so that pass starts over there.
         """
         self._checkpoints = checkpoints
         self.progress, self._settled = {}, {}
-        # What was told stays true until it is taken back: an owner that has had no turn yet repeats it.
+        # A checkpoint stays true until it is taken back. Whoever has had no turn yet repeats what it says.
         for number, one in checkpoints.items():
             for version in one.embedded:
                 self._settled.setdefault(version, set()).add(number)
         self._start_over(set(foreign))
 
     def _start_over(self, foreign: set[int]) -> None:
-        meta = {
-            _name(version): json.dumps(asdict(replace(one, partitions=tuple(left)))).encode()
-            for version in self._live or ()
-            if (left := sorted(set((one := self._stored(version)).partitions) - foreign))
-            != sorted(one.partitions)
-        }
+        meta: dict[str, bytes] = {}
+        for version in self._live or ():
+            one = self._stored(version)
+            left = sorted(set(one.partitions) - foreign)
+            if left != sorted(one.partitions):
+                meta |= _meta(version, replace(one, partitions=tuple(left)))
         if meta:
-            # Stored: after a crash that comes first nothing would tell of the other worker any more.
+            # Stored at once: after a crash nothing else would tell that another worker has had them.
             self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
 
     def embedded(self, partition: int) -> list[str]:
-        """Live versions of which every Pin of the partition has an acknowledged row."""
+        """Live tower versions with an acknowledged row of every Pin of this partition."""
         live = self._settled if self._live is None else self._live
         return [version for version in live if partition in self._settled.get(version, ())]
 
     def acknowledged(self) -> None:
-        """Every row handed out so far is acknowledged: what is complete may be told to others."""
+        """Note that every row handed out so far is acknowledged: checkpoints may say what is complete."""
         self._settled |= {version: set(one.complete) for version, one in self.progress.items()}
 
     def lost(self, version: str, partitions: Collection[int]) -> None:
-        """Pins of these partitions got no row of this tower at an event: they are complete no longer."""
+        """Note that a Pin of each of these partitions gets no row of this tower at an event.
+
+        The partitions are complete no longer. Store `meta_of` this version together with the batch of the
+        event: a pass that has gone past the Pin would otherwise end as complete after a restart.
+        """
         if version in self._settled:
             self._settled[version] -= set(partitions)
         if self._by_worker:
             one = self.progress.get(version) or self._stored(version)
             self.progress[version] = _without(one, partitions)
 
+    def meta_of(self, versions: Iterable[str]) -> dict[str, bytes]:
+        """The progress of these tower versions as it is now, as store metadata.
+
+        Every row handed out so far has to be acknowledged before it is stored.
+        """
+        if not self._by_worker:
+            return {}
+        return {
+            name: value
+            for version in versions
+            if version in self.progress
+            for name, value in _meta(version, self.progress[version]).items()
+        }
+
     def drops(self, versions: Collection[str]) -> bool:
-        """Whether a tower that was live until now is not among these versions."""
+        """Whether these versions lack a tower that was live until now."""
         return self._live is not None and not set(self._live) <= set(versions)
 
     def next_chunk(self, towers: Sequence[PinEmbedder], partitions: frozenset[int]) -> Chunk | None:
-        """The next rows to produce, or None when all towers have all Pins of these partitions.
+        """The next rows to produce, or None when the backfills of these partitions are done.
 
         Raises Refused when the serving tower can embed no Pin of a chunk.
         """
@@ -143,35 +171,43 @@ class Backfill:
         return None
 
     def _note_live(self, versions: list[str]) -> None:
-        """A tower that comes back missed what changed while it was not live: its backfill starts over."""
+        """Note what is live now. The backfill of a tower that was off the live list starts over.
+
+        That tower has no rows of what changed while it was not live.
+        """
         if versions == self._live:
             return
         back = [one for one in versions if self._live is not None and one not in self._live]
         self.progress |= dict.fromkeys(back, Progress())
-        meta = {_name(version): json.dumps(asdict(Progress())).encode() for version in back}
-        meta[_LIVE] = json.dumps(versions).encode()
+        meta = {_LIVE: json.dumps(versions).encode()}
+        for version in back:
+            meta |= _meta(version, Progress())
         self._store.put_many(np.empty(0, np.int64), np.empty(0, self._store.dtype), [], meta)
         self._live = versions
         self._settled = {one: numbers for one, numbers in self._settled.items() if one in versions}
 
     def _of(self, version: str, partitions: frozenset[int]) -> Progress:
+        """The progress of a backfill of these partitions, which may not be the ones that it had before."""
         known = self.progress.get(version) or self._stored(version)
         missing = partitions - set(known.complete) - (set(known.lacking) - set(known.partitions))
         if not missing <= set(known.partitions):
-            # Pins of a partition that came later may lie below `after`: start over, repeats are harmless.
+            # A partition that came later may have Pins below `after`. Start over: a second row does no harm.
             known = replace(known, after=-1, lacking=tuple(sorted(set(known.lacking) - missing)), failed=0)
-        # Those that went are another worker's: our states of their Pins fall behind its.
+        # Partitions that went drop out of the pass: their Pins change at another worker now.
         self.progress[version] = replace(known, partitions=tuple(sorted(missing)), done=not missing)
         return self.progress[version]
 
     def _stored(self, version: str) -> Progress:
-        """What checkpoints and store say at the start; checkpoints speak for whoever owned a partition."""
+        """The progress at the start of a process.
+
+        Checkpoints say what is complete, for whoever owned a partition; the store says how far a pass got.
+        """
         complete = sorted(number for number, one in self._checkpoints.items() if version in one.embedded)
         value = self._store.get_meta(_name(version))
         if value is None:
             return Progress(complete=tuple(complete))
         stored = json.loads(value)
-        # A pass goes on with what it has found; partitions that an earlier one found lacking are tried again.
+        # A pass under way keeps what it has found lacking. What a finished pass lacked is tried again.
         under_way = set(stored["partitions"])
         lacking = tuple(one for one in stored.get("lacking", ()) if one in under_way)
         return Progress(
@@ -204,7 +240,7 @@ class Backfill:
         output = embed_as_placed(ordinal, tower, records)
         left_out = None
         if output.failed.any():
-            # Without an event there is nothing to dead-letter; the Pin's next event says so.
+            # No event is at hand that could be dead-lettered: the Pin's next event will be.
             left = records[output.failed]
             of = frozenset(left["partition"].tolist())
             left_out = LeftOut(ordinal, tower.version, left["pin_id"], of)
@@ -221,10 +257,15 @@ class Backfill:
 
 
 def _without(one: Progress, partitions: Collection[int]) -> Progress:
-    """These are complete no longer; those that no pass has begun with are left to the one that will."""
+    """Mark these partitions as lacking rows; those that no pass has begun stay as they are."""
     begun = {*one.complete, *one.partitions} & set(partitions)
     complete = tuple(sorted(set(one.complete) - begun))
     return replace(one, complete=complete, lacking=tuple(sorted({*one.lacking, *begun})))
+
+
+def _meta(version: str, progress: Progress) -> dict[str, bytes]:
+    """The progress of one tower version as store metadata."""
+    return {_name(version): json.dumps(asdict(progress)).encode()}
 
 
 def _name(version: str) -> str:

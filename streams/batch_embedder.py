@@ -15,11 +15,12 @@ from typing import Literal
 from schemas.embedding_runs import AssembledRun, EmbeddingRun, EmbeddingShard
 from schemas.errors import Refused
 from schemas.manifests import TowerManifest
+from schemas.statuses import EmbedStatus
 from schemas.tiers import Tier
 
 from .batch_embedding import embed_states
 from .batch_states import Interrupted, PartitionReader, StateSource
-from .embed_status import EmbedMeter, EmbedStatus
+from .embed_status import EmbedMeter
 from .embedding_runs import EmbeddingRuns, RunDirectory, run_prefix
 from .live_gate import Waiting, wait_until_live
 from .topic_reader import Span
@@ -99,7 +100,7 @@ class BatchEmbedder:
         Kafka or the workers keep it waiting for too long.
         """
         waiting = self._waiting()
-        run = self._runs.unfinished(self._plan.tier.name, self._tower.version)
+        run = self._runs.unfinished(self._plan.tier, self._tower.version)
         if self._plan.tier.policy == "realtime" and not wait_until_live(
             self._source, self._tower.version, waiting
         ):
@@ -114,26 +115,31 @@ class BatchEmbedder:
                 self._embed(run, number)
         except Interrupted:
             log.info("told to stop; finished partitions of run %s are kept", run.path.name)
-        return self._result(run)
+        # Before the run is over: whoever finds it so begins the next one, and deletes this one.
+        shards = run.shards()
+        is_whole = len(shards) == len(run.partitions)
+        return self._embedded(run, shards, self._assembled(run) if is_whole else None)
 
     def assemble(self) -> Embedded:
         """Assemble the run under way, or say what came of the last one. Raises Refused."""
-        runs = self._runs.of(run_prefix(self._plan.tier.name, self._tower.version))
-        if not runs:
+        run = self._runs.newest(self._plan.tier, self._tower.version)
+        if run is None:
             raise Refused(
                 "no_run",
-                f"a run of tier {self._plan.tier.name} with tower {self._tower.version[:12]}",
+                f"a run of tier {self._plan.tier.name} as declared, with tower {self._tower.version[:12]}",
                 f"none in {self._plan.runs}",
                 "`skewless embed` without --assemble begins one.",
             )
-        runs[-1].assemble(self._plan.snapshots, self._manifest)
-        return self._result(runs[-1])
+        shards = run.shards()
+        return self._embedded(run, shards, run.assemble(self._plan.snapshots, self._manifest))
 
     def _begin(self, spans: Mapping[int, Span]) -> RunDirectory:
         plan = EmbeddingRun(
             run_id=f"{run_prefix(self._plan.tier.name, self._tower.version)}-0000",
             tier=self._plan.tier.name,
             policy=self._plan.tier.policy,
+            first_bucket=self._plan.tier.first_bucket,
+            end_bucket=self._plan.tier.end_bucket,
             tower_version=self._tower.version,
             clock=self._plan.clock,
             started_ms=self._around.now_ms(),
@@ -175,25 +181,28 @@ class BatchEmbedder:
         log.info("partition %d: %d Pins of %d state rows", shard.partition, shard.rows, shard.state_rows)
         self._show()
 
-    def _result(self, run: RunDirectory) -> Embedded:
-        missing = run.missing()
-        if not missing:
-            try:
-                run.assemble(self._plan.snapshots, self._manifest)
-            except Refused as refused:
-                if refused.code == "empty":
-                    # Its ends are those of a topic without our Pins: gone on with, it would stay empty.
-                    self._runs.discard(run.path.name)
-                raise
-        shards = run.shards()
+    def _assembled(self, run: RunDirectory) -> AssembledRun:
+        try:
+            return run.assemble(self._plan.snapshots, self._manifest)
+        except Refused as refused:
+            if refused.code == "empty":
+                # Its ends are those of a topic without our Pins: gone on with, it would stay empty.
+                self._runs.discard(run.path.name)
+            raise
+
+    def _embedded(
+        self, run: RunDirectory, shards: list[EmbeddingShard], assembled: AssembledRun | None
+    ) -> Embedded:
+        """What came of the run, by the shards that were there before it was assembled."""
+        there = {one.partition for one in shards}
         return Embedded(
             run_id=run.manifest.run_id,
             partitions=len(run.partitions),
-            missing=missing,
+            missing=[number for number in run.partitions if number not in there],
             rows=sum(one.rows for one in shards),
             failed=self._failed or {pin: why for one in shards for pin, why in one.failed.items()},
             unreadable=self._unreadable,
-            assembled=run.assembled(),
+            assembled=assembled,
         )
 
     def _count(self, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""When a worker was last known to be of its group."""
+"""When the group's coordinator last confirmed that this worker is a member."""
 
 from collections.abc import Callable
 
@@ -7,23 +7,35 @@ _SHARE = 0.5
 
 
 class Contact:
-    """Away is who may have been replaced, because nothing was heard of the group for half a session."""
+    """Tells when the worker may have been replaced: half a session without word from its group.
+
+    `clock` gives monotonic seconds, `session_seconds` is the session timeout of the group.
+    """
 
     def __init__(self, clock: Callable[[], float], session_seconds: float) -> None:
         self._clock, self._seconds = clock, session_seconds * _SHARE
         self._last = clock()
 
     def turn(self) -> None:
-        """A turn begins. Who was away before it still has to ask."""
+        """Note that a turn of the worker begins. A worker that was away before the turn still has to ask."""
         if not self.away():
             self._last = self._clock()
 
-    def asked(self, at: float) -> None:
-        """The coordinator was asked at that time, and said yes."""
-        self._last = at
+    def confirm(self, is_member: Callable[[], bool]) -> bool:
+        """Whether the worker is known to be a member; `is_member` asks the coordinator, where it has to be.
+
+        The answer counts from the moment of the question. When the question itself took half a session, the
+        coordinator is asked again.
+        """
+        while self.away():
+            asked_at = self._clock()
+            if not is_member():
+                return False
+            self._last = asked_at
+        return True
 
     def unknown(self) -> None:
-        """Partitions came: ask before anything is produced."""
+        """Note that partitions were assigned: the coordinator is asked before anything is produced."""
         self._last = float("-inf")
 
     def away(self) -> bool:

@@ -1,7 +1,13 @@
-"""Whether a tower version is complete enough to be cut: with a row of every Pin, none older than served ones.
+"""Whether a tower version is complete enough for a snapshot of it to be cut.
 
-A candidate is compared with what the other live versions had at their previous cut: rows of one batch
-are sent tower after tower, so in the middle of a batch it is behind their newest rows by as much.
+Several tower versions are live during a rollover, and after a rollback. A snapshot of one of them takes
+nothing back of what is served when two things hold for each other live version: the version has a row of
+every Pin that the other has a row of, and no row is older than the row that the other had at its own
+previous cut.
+
+The other version's rows of that moment count, not its rows of now. A worker embeds a batch of changes with
+one tower after the other, so in the middle of a batch the newest rows of one version are always ahead of the
+next version's.
 """
 
 from collections.abc import Collection
@@ -16,24 +22,28 @@ from .murmur2 import partitions_of
 from .sources import Ints
 
 NAMED = 10
-"""So many missing Pins are named."""
+"""How many of the missing Pins a message or a status names."""
 
+# What of a row tells which of two rows of a Pin is the newer.
 _REVISION = np.dtype([("pin_id", "<i8"), ("changed_offset", "<i8"), ("aggregated_offset", "<i8")])
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What one version has of another's Pins."""
+    """How much one tower version has of the Pins of another."""
 
     pins: int
+    """Pins of the other version that this version has a row of."""
     of: int
+    """All Pins of the other version."""
     behind: int
-    """Pins whose row is older than the other's was at its previous cut."""
+    """Pins whose row of this version is older than the other version's row was at its previous cut."""
     missing: Ints
+    """Ids of the Pins of the other version that this version has no row of, ascending."""
 
     @property
     def lacks(self) -> str:
-        """What is missing, in words; empty when nothing is."""
+        """What keeps this version from being cut, in words; empty when nothing does."""
         said = []
         if len(self.missing):
             some = ", ".join(map(str, self.missing[:NAMED].tolist()))
@@ -45,18 +55,18 @@ class Coverage:
 
 
 class CutGate:
-    """Compares the versions of a table, and remembers what each had when it was cut last."""
+    """Compares the tower versions in a cutter's table, and remembers which rows each had at its last cut."""
 
     def __init__(self, table: EmbeddingTable) -> None:
         self._table = table
         self._cut: dict[str, npt.NDArray[np.void]] = {}
 
     def keep(self, versions: Collection[str]) -> None:
-        """Forget all other versions."""
+        """Forget the last cuts of all versions but these."""
         self._cut = {version: rows for version, rows in self._cut.items() if version in versions}
 
     def remember(self, version: str) -> None:
-        """The version was cut, or resumed from a cut, as the table has it now."""
+        """Note that the rows which the table has of the version now are those of its last cut."""
         attributes = self._table.attributes(version)
         rows: npt.NDArray[np.void] = np.empty(len(attributes), _REVISION)
         for name in _REVISION.names or ():
@@ -64,15 +74,17 @@ class CutGate:
         self._cut[version] = rows
 
     def take_stock(self) -> None:
-        """Another tower is taken up: what those that were cut before have now is what it is compared with.
+        """Note the rows of now as those of the last cut, for each version that was cut before.
 
-        What changed since their last cut, while it was away, would otherwise be missed for one cut.
+        Called when another tower is taken up. It has no rows of what changed since the others' last cut,
+        while nothing was embedded with it. Compared with that cut, it would be taken for complete without
+        those changes.
         """
         for version in list(self._cut):
             self.remember(version)
 
     def coverage(self, version: str, other: str) -> Coverage:
-        """What `version` has of the Pins of `other`."""
+        """How much `version` has of the Pins of `other`."""
         pins = self._table.attributes(other)["pin_id"]
         lacks = self._table.slots(version, pins) < 0
         return Coverage(
@@ -85,8 +97,8 @@ class CutGate:
     def lacks(self, version: str) -> str:
         """Why the version is not to be cut, in words; empty when it is complete.
 
-        One that has been cut before does not wait for one that never was: a candidate's trouble is none
-        of the serving tower's.
+        A version that was cut before is not compared with one that never was: the serving tower is cut
+        whatever keeps a candidate from its first cut.
         """
         for other in self._table.versions:
             if other == version or (version in self._cut and other not in self._cut):
@@ -96,7 +108,7 @@ class CutGate:
         return ""
 
     def shares(self, version: str, other: str, partitions: int) -> dict[int, float]:
-        """Partition -> share of the Pins of `other` on it that `version` has; empty ones are left out."""
+        """Partition -> the share of `other`'s Pins on it that `version` has. One without Pins is left out."""
         pins = self._table.attributes(other)["pin_id"]
         has = self._table.slots(version, pins) >= 0
         numbers = partitions_of(pins, partitions)
@@ -105,6 +117,7 @@ class CutGate:
         return {n: float(covered[n] / all_of[n]) for n in np.flatnonzero(all_of).tolist()}
 
     def _behind(self, version: str, other: str) -> int:
+        """Pins whose row of `version` is older than the row that `other` had at its last cut."""
         before = self._cut.get(other)
         if before is None:
             return 0

@@ -4,13 +4,16 @@ A policy is a value: `step` looks at the next rows and the time, and says before
 due and what the policy is from there on.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-HOUR_MS = 3_600_000
+from schemas.times import HOUR_MS
+
+log = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
 ClockName = Literal["event", "wall"]
@@ -97,7 +100,8 @@ class WallClockCut:
     """Cut whenever the wall clock enters another period: each hour, or more often for a demo.
 
     A cutter that was away when a period ended cuts once when it is back, for the newest hour that is
-    over; the hours before that one are missed.
+    over; the hours before that one are missed. After a clock that was ahead has been set back by more than
+    a period, the period of now is the open one.
     """
 
     every_seconds: float = 3600.0
@@ -113,6 +117,12 @@ class WallClockCut:
         open_ms = begun_ms if self.open_ms is None else self.open_ms
         if self.resumed_hour_ms is not None:
             open_ms = min(self.resumed_hour_ms + HOUR_MS, begun_ms)
+        if open_ms > begun_ms + period_ms:
+            log.warning(
+                "the clock went back by %d s: what was cut meanwhile is of hours that have not come",
+                (open_ms - begun_ms) // 1000,
+            )
+            open_ms = begun_ms
         if begun_ms <= open_ms:
             return None, replace(self, open_ms=open_ms, resumed_hour_ms=None)
         hour_ms = _hour(begun_ms - 1)

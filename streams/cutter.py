@@ -28,13 +28,13 @@ from .checkpoints import (
 )
 from .cut_gate import CutGate
 from .cut_policy import CutPolicy, Due, Ints
-from .cutter_around import CutterSettings, LetterOutlet, Letters, Surroundings
-from .cutter_report import CutterCounts, CutterReport, Standing
+from .cutter_around import CutterSettings, CutterSurroundings, LetterOutlet, Letters
+from .cutter_report import CutterCounts, CutterPosition, CutterReport
 from .embedded_batches import DecodedRows, EmbeddedDecoder, Message
 from .embedded_topic import EmbeddedTopic
 from .tier_rows import event_times, of_tier, rows_of_tier
 
-__all__ = ["Cutter", "CutterCounts", "CutterSettings", "LetterOutlet", "Letters", "Surroundings"]
+__all__ = ["Cutter", "CutterCounts", "CutterSettings", "CutterSurroundings", "LetterOutlet", "Letters"]
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +48,10 @@ class Cutter:
     """Reads pin.embedded.v1 and cuts snapshots of each live tower version."""
 
     def __init__(
-        self, topic: EmbeddedTopic, settings: CutterSettings, policy: CutPolicy, surroundings: Surroundings
+        self, topic: EmbeddedTopic, settings: CutterSettings, policy: CutPolicy, around: CutterSurroundings
     ) -> None:
         self._topic, self._settings, self._policy = topic, settings, policy
-        self._around = surroundings
+        self._around = around
         self._table = EmbeddingTable()
         self._gate = CutGate(self._table)
         self._decoder = EmbeddedDecoder()
@@ -65,7 +65,7 @@ class Cutter:
         self._silent = 0
         self._looked_ms = 0
         self.counts = CutterCounts()
-        self._report = CutterReport(settings.tier.name, surroundings.before, surroundings.clock_ms())
+        self._report = CutterReport(settings.tier.name, around.before, around.clock_ms())
 
     @property
     def positions(self) -> Positions:
@@ -278,7 +278,7 @@ class Cutter:
         self._topic.commit(start_positions(self._durable.values(), self._reading))
 
     def _tell(self) -> None:
-        standing = Standing(list(self._towers), self._reading, self._topic.lag(self._reading))
-        status = self._report.status(self._around.clock_ms(), self.counts, standing, self._table, self._gate)
+        position = CutterPosition(list(self._towers), self._reading, self._topic.lag(self._reading))
+        status = self._report.status(self._around.clock_ms(), self.counts, position, self._table, self._gate)
         if self._around.show is not None:
             self._around.show(status)

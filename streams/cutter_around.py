@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from schemas.manifests import SnapshotManifest, TowerManifest
+from schemas.statuses import CutterStatus
 from schemas.tiers import Tier
 
-from .cutter_status import CutterStatus
 from .dead_letters import Headers
 from .sources import DeadLetter
 
@@ -38,7 +38,7 @@ class CutterSettings:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class CutterSurroundings:
     """What the cutter is given: who is live (serving tower first), the time, and where things go.
 
     `on_snapshot` is called after each cut, and at start for the snapshots resumed from, because a crash

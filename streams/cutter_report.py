@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from index.embedding_table import Applied, EmbeddingTable
 from schemas.manifests import SnapshotManifest
+from schemas.statuses import CandidateStatus, CutterStatus
 
 from .cut_gate import NAMED, CutGate
 from .cut_policy import Due
-from .cutter_status import KEPT_MISSED_HOURS, CandidateStatus, CutterStatus
+from .cutter_status import KEPT_MISSED_HOURS
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class CutterCounts:
 
 
 @dataclass(frozen=True)
-class Standing:
+class CutterPosition:
     """Live versions (serving first), position of each partition, and messages not read yet."""
 
     live: Sequence[str]
@@ -58,7 +59,9 @@ class CutterReport:
         self._last_hour_ms = before.last_hour_ms if before is not None else None
         self._missed_ms = list(before.missed_hours_ms) if before is not None else []
         self._missed = 0
-        self._due_ms = now_ms
+        # A status of an older release has the list only.
+        self._missed_before = max(before.missed_hours, len(self._missed_ms)) if before is not None else 0
+        self._due_ms, self._every_ms = now_ms, _EVERY_MS
 
     def last_hour(self, resumed: Sequence[SnapshotManifest]) -> int | None:
         """The hour that was closed last, as far as is known; None before the first."""
@@ -79,35 +82,39 @@ class CutterReport:
 
     def due(self, now_ms: int) -> bool:
         """Whether a status is due."""
-        return now_ms >= self._due_ms
+        # A clock that was set back would otherwise keep the status as it is for as long as that.
+        return not 0 < self._due_ms - now_ms <= self._every_ms
 
     def hasten(self) -> None:
         """Something changed that others wait for."""
         self._due_ms = 0
 
     def status(
-        self, now_ms: int, counts: CutterCounts, standing: Standing, table: EmbeddingTable, gate: CutGate
+        self, now_ms: int, counts: CutterCounts, at: CutterPosition, table: EmbeddingTable, gate: CutGate
     ) -> CutterStatus:
         """The status now; starts the next interval."""
         began = self._stopwatch()
         counts.missed_hours = self._missed
-        live = standing.live
-        partitions = len(standing.positions)
+        live = at.live
+        partitions = len(at.positions)
         status = CutterStatus(
             tier=self._tier,
             written_at_ms=now_ms,
             started_at_ms=self._started_ms,
             live=list(live),
             rows={version: table.size(version) for version in live},
-            lag_rows=standing.lag_rows,
+            lag_rows=at.lag_rows,
             last_hour_ms=self._last_hour_ms,
             missed_hours_ms=self._missed_ms,
             late_rows=counts.late_rows,
             snapshots=counts.snapshots,
             candidates={one: _candidate(gate, one, live[0], partitions) for one in live[1:]},
+            missed_hours=self._missed_before + self._missed,
+            dead_letters=counts.dead_letters,
         )
         took_ms = 1000 * (self._stopwatch() - began)
-        self._due_ms = now_ms + max(_EVERY_MS, int(took_ms / _MAX_SHARE))
+        self._every_ms = max(_EVERY_MS, int(took_ms / _MAX_SHARE))
+        self._due_ms = now_ms + self._every_ms
         return status
 
 

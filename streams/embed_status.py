@@ -1,29 +1,6 @@
-"""What one batch embedder says about itself in a small JSON file, and to whoever watches it."""
+"""Counts what one batch embedder has done, for its status file and whoever watches it."""
 
-from pydantic import BaseModel, ConfigDict
-
-
-class EmbedStatus(BaseModel):
-    """One process of a run, now. `partitions` and `done` count its own share of them."""
-
-    model_config = ConfigDict(frozen=True)
-
-    tier: str
-    tower_version: str
-    run_id: str
-    written_at_ms: int
-    partitions: int
-    done: int
-    state_rows: int
-    """Rows of pin.features.v1 read by this process, of `state_rows_expected` (compacted ones never come)."""
-    state_rows_expected: int
-    rows: int
-    failed: int
-    rows_per_second: float
-    eta_seconds: float | None
-    cpu_seconds: float = 0.0
-    """Of the whole process, since its start."""
-    waiting: str = ""
+from schemas.statuses import EmbedStatus
 
 
 class EmbedMeter:

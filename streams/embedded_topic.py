@@ -45,18 +45,18 @@ class EmbeddedTopic(Protocol):
 class KafkaEmbeddedTopic:
     """pin.embedded.v1 on Kafka. The consumer is not subscribed to anything; its owner closes it.
 
-    Partitions are assigned by hand (all of them unless told), because a snapshot needs every one.
+    All partitions are assigned by hand, because a snapshot needs every one.
     Raises RetryableError when Kafka reports an error that trying again here does not mend.
     """
 
-    def __init__(self, consumer: Consumer, partitions: tuple[int, ...] | None = None) -> None:
-        self._consumer, self._partitions = consumer, partitions
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
 
     def ends(self) -> Positions:
         """See `EmbeddedTopic`."""
         with _worth_another_start():
             metadata = self._consumer.list_topics(PIN_EMBEDDED.name, timeout=_ASK_SECONDS)
-            numbers = self._partitions or sorted(metadata.topics[PIN_EMBEDDED.name].partitions)
+            numbers = sorted(metadata.topics[PIN_EMBEDDED.name].partitions)
             if not numbers:
                 # Assigned to nothing, it would read nothing for ever and not say so.
                 raise RetryableError(f"{PIN_EMBEDDED.name}: there is no such topic")

@@ -2,19 +2,17 @@
 
 `root/<run>/` appears by one rename with the manifest that says what is embedded; each partition's shard
 appears in it by one rename; `ASSEMBLED` names the snapshot that holds them all. A process that dies
-leaves finished shards and nothing else. A run that is not assembled is gone on with by whoever comes. It is
-deleted by one rename too, to a hidden name; what a killed deletion leaves is swept when a run begins.
+leaves finished shards and nothing else. A run that is not assembled is gone on with by whoever comes, unless
+the tier was declared anew since: its finished shards would lack Pins. A run is deleted by one rename too, to
+a hidden name; what a killed deletion leaves is swept when a run begins.
 """
 
+import errno
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import numpy as np
-import pyarrow as pa
 
 from index.row_files import ATTRIBUTES_FILE, VECTORS, read_rows, write_attributes, write_vectors
 from index.snapshots import SnapshotRows, write_snapshot
@@ -33,13 +31,16 @@ from schemas.embedding_runs import AssembledRun, EmbeddingRun, EmbeddingShard
 from schemas.errors import Refused
 from schemas.file_locks import locked
 from schemas.manifests import TowerManifest
+from schemas.tiers import Tier
 from schemas.topics import PIN_FEATURES
 
-from .cut_policy import HOUR_MS
+from .joined_shards import joined_rows, run_hour_ms
 
 ASSEMBLED = "ASSEMBLED"
 _LOCK = ".lock"
 _DELETING = ".deleting-"
+_DELETE_TRIES = 5
+"""Two may delete runs of one name at once, and find each other's remains in their way."""
 _NAME = re.compile(r"(?P<prefix>[a-z][a-z0-9-]*-[0-9a-f]{12})-(?P<number>[0-9]{4,})")
 
 
@@ -89,10 +90,14 @@ class RunDirectory:
         return shard
 
     def shards(self) -> list[EmbeddingShard]:
-        """Manifests of the finished shards; their files are not looked at."""
-        lacking = set(self.missing())
-        numbers = [number for number in self.partitions if number not in lacking]
-        return [read_manifest(self._shard(number), EmbeddingShard) for number in numbers]
+        """Manifests of the finished shards; their files are not looked at.
+
+        Raises Refused (`run_gone`) when the run was deleted meanwhile.
+        """
+        with self._there():
+            lacking = set(self.missing())
+            numbers = [number for number in self.partitions if number not in lacking]
+            return [read_manifest(self._shard(number), EmbeddingShard) for number in numbers]
 
     def assembled(self) -> AssembledRun | None:
         """What came of it, once it is over."""
@@ -106,8 +111,8 @@ class RunDirectory:
 
         Raises Refused: `shards_missing`, `empty`, `run_gone`, or what is wrong with a shard.
         """
-        with self._there(), locked(self.path / _LOCK):
-            self._check_there()
+        with self._said_when_gone(), locked(self.path / _LOCK):
+            self._check_there()  # nobody deletes it while the lock is held, nor what is done in here then
             if (before := self.assembled()) is not None:
                 return before
             if missing := self.missing():
@@ -118,7 +123,8 @@ class RunDirectory:
                     "`skewless embed` embeds what is missing; finished shards are kept.",
                 )
             shards = [self.read_shard(number) for number in self.partitions]
-            rows = self._joined(tower)
+            parts = [read_rows(self._shard(number)) for number in self.partitions]
+            rows = joined_rows(parts, tower.tower_version)
             if not len(rows):
                 raise Refused(
                     "empty",
@@ -130,7 +136,7 @@ class RunDirectory:
                 snapshots,
                 rows,
                 tier=self.manifest.tier,
-                hour_ms=self._hour_ms(rows),
+                hour_ms=run_hour_ms(self.manifest, rows),
                 clock=self.manifest.clock,
                 pin_inputs=list(tower.pin_inputs),
                 offsets={PIN_FEATURES.name: {one.partition: one.end_offset for one in shards}},
@@ -147,15 +153,21 @@ class RunDirectory:
 
     @contextmanager
     def _there(self) -> Iterator[None]:
-        """What fails in here because the run was deleted meanwhile is the refusal that says so."""
+        """Refuses (`run_gone`) what is done in here to a run that was deleted before its end."""
+        with self._said_when_gone():
+            yield
+        # The directory, made anew under a writer that had just looked, would hold this one shard.
+        self._check_there()
+
+    @contextmanager
+    def _said_when_gone(self) -> Iterator[None]:
+        """What fails in here because the run was deleted is refused as `run_gone`."""
         self._check_there()
         try:
             yield
         except Exception:  # a missing directory is of another class in each library
             self._check_there()
             raise
-        # Made anew under a writer that had just looked, it would hold this one shard.
-        self._check_there()
 
     def _check_there(self) -> None:
         if not (self.path / READY).is_file():
@@ -166,39 +178,8 @@ class RunDirectory:
                 "Start the rollover again, or embed without it: a new run begins.",
             )
 
-    def _joined(self, tower: TowerManifest) -> SnapshotRows:
-        parts = [read_rows(self._shard(number)) for number in self.partitions]
-        if strangers := {version for one in parts for version in one.versions} - {tower.tower_version}:
-            fix = "Move the run's directory away from `embeddings`, then embed again."
-            came = ", ".join(sorted(strangers))
-            raise Refused("mixed_versions", f"shards of tower {tower.tower_version}", came, fix)
-        rows = SnapshotRows(
-            attributes=np.concatenate([part.attributes for part in parts]),
-            vectors=np.concatenate([part.vectors for part in parts]),
-            versions=[tower.tower_version],
-            version_code=np.zeros(sum(map(len, parts)), np.uint8),
-            titles=pa.concat_arrays([part.titles for part in parts]),
-        )
-        return _one_row_per_pin(rows)
-
-    def _hour_ms(self, rows: SnapshotRows) -> int:
-        """The hour of the newest event, or of the run's start where hours are the wall clock's."""
-        occurred, ingested = rows.attributes["occurred_at_ms"], rows.attributes["ingested_at_ms"]
-        newest = int(np.where(ingested > 0, np.minimum(occurred, ingested), occurred).max())
-        moment = newest if self.manifest.clock == "event" else self.manifest.started_ms
-        return moment // HOUR_MS * HOUR_MS
-
     def _shard(self, partition: int) -> Path:
         return self.path / f"partition-{partition}"
-
-
-def _one_row_per_pin(rows: SnapshotRows) -> SnapshotRows:
-    """A Pin has states on two partitions when its producers hash keys differently: the newer one counts."""
-    fields = rows.attributes
-    revision = fields["changed_offset"] + fields["aggregated_offset"]
-    order = np.lexsort((fields["changed_offset"], revision, fields["pin_id"]))
-    last = np.diff(fields["pin_id"][order], append=-1) != 0
-    return rows.take(order[last])
 
 
 class EmbeddingRuns:
@@ -230,10 +211,15 @@ class EmbeddingRuns:
     def _is_run(self, name: str) -> bool:
         return (self.root / name / READY).is_file()
 
-    def unfinished(self, tier: str, tower_version: str) -> RunDirectory | None:
-        """The run to go on with."""
-        runs = self._with(tier, tower_version)
-        return runs[-1] if runs and runs[-1].assembled() is None else None
+    def unfinished(self, tier: Tier, tower_version: str) -> RunDirectory | None:
+        """The run to go on with: the newest, if it is not over and of the tier as it is declared."""
+        newest = self.newest(tier, tower_version)
+        return newest if newest is not None and newest.assembled() is None else None
+
+    def newest(self, tier: Tier, tower_version: str) -> RunDirectory | None:
+        """The newest run, unless it is of other buckets or of another policy than the tier has now."""
+        runs = self._with(tier.name, tower_version)
+        return runs[-1] if runs and runs[-1].manifest.slice == tier else None
 
     def _with(self, tier: str, tower_version: str) -> list[RunDirectory]:
         # Names hold the beginning of a version; whose run it is its manifest says.
@@ -243,11 +229,12 @@ class EmbeddingRuns:
     def begin(self, plan: EmbeddingRun) -> RunDirectory:
         """Begin this run, whatever number it says, or go on with one that another process has just begun.
 
-        Runs of the same tier and tower that are over are deleted: their snapshots are what they were for.
+        Older runs of the same tier and tower are deleted. They are over, and their snapshots are what they
+        were for; or they lack Pins of the tier as it is declared now.
         """
         prefix = run_prefix(plan.tier, plan.tower_version)
         with locked(self.root / _LOCK):
-            if (known := self.unfinished(plan.tier, plan.tower_version)) is not None:
+            if (known := self.unfinished(plan.slice, plan.tower_version)) is not None:
                 return known
             self._sweep()
             taken = [int(match["number"]) for match in self._matches() if match["prefix"] == prefix]
@@ -259,17 +246,31 @@ class EmbeddingRuns:
         return RunDirectory(self.root / plan.run_id)
 
     def discard(self, name: str) -> None:
-        """Delete a run, after whoever assembles it. It is gone by one rename, whatever comes in between."""
-        path = self.root / name
-        if not path.is_dir():
-            return
-        grave = Path(tempfile.mkdtemp(prefix=f"{_DELETING}{name}-", dir=self.root))
-        try:
-            with locked(path / _LOCK):
-                path.rename(grave)
-        except FileNotFoundError:
-            pass  # somebody else has deleted it
+        """Delete a run, after whoever assembles it. It is gone by one rename, whatever comes in between.
+
+        Makes nothing: on a full disk there is no room for a directory. Raises OSError.
+        """
+        path, grave = self.root / name, self.root / f"{_DELETING}{name}"
+        for left in reversed(range(_DELETE_TRIES)):
+            if not path.is_dir():
+                break
+            if grave.exists():  # left by a deletion that was killed
+                shutil.rmtree(grave, ignore_errors=True)
+            try:
+                with locked(path / _LOCK):
+                    path.rename(grave)
+            except FileNotFoundError:
+                pass  # somebody else has deleted it
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not left:
+                    raise
         shutil.rmtree(grave, ignore_errors=True)
+
+    def discard_assembled(self, tower_version: str) -> None:
+        """Delete the runs with one tower that are over: their snapshots are what they were for."""
+        for name in self.names(tower_version):
+            if (self.root / name / ASSEMBLED).is_file():
+                self.discard(name)
 
     def discard_old(self, tower_version: str, retired_ms: int) -> None:
         """Delete what runs a tower has left that retired then. One that somebody began since goes on."""

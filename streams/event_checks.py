@@ -7,6 +7,7 @@ import numpy as np
 
 from schemas.cloudevents import iso
 from schemas.errors import DeadLetterReason, InvalidMessage, Refused
+from schemas.times import DAY_MS
 from schemas.topics import PIN_CHANGED, TOPICS
 
 from .event_decoding import EventDecoder
@@ -14,7 +15,6 @@ from .event_lines import Block, Events, part
 from .sources import Ints
 
 MAX_EXAMPLES = 10
-DAY_MS = 86_400_000
 OLDEST_MS = 946_684_800_000
 """2000-01-01: nothing that we hear about is older; times in seconds fall before it."""
 _NOT_NESTED = "windows are nested"

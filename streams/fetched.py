@@ -21,17 +21,23 @@ log = logging.getLogger(__name__)
 class Fetched:
     """Source batches, the messages behind their rows, and the next offset of every partition in them.
 
-    `known` are batches that another owner has emitted already: to be folded, before the others.
+    `known` are batches of silent events, which the previous owner of their partition has emitted: they are
+    folded before `batches`. A row of a batch of a topic is the message at that place of the topic's list.
     """
 
     batches: list[SourceBatch]
     messages: dict[str, list[Message]]
     offsets: dict[Partition, int]
     known: list[SourceBatch] = field(default_factory=list)
+    known_messages: dict[str, list[Message]] = field(default_factory=dict)
 
     def headers(self, topic: str, row: int) -> Headers | None:
-        """The Kafka headers of one row."""
+        """The Kafka headers of one row of `batches`."""
         return headers_of(self.messages[topic][row])
+
+    def known_headers(self, topic: str, row: int) -> Headers | None:
+        """The Kafka headers of one row of `known`."""
+        return headers_of(self.known_messages[topic][row])
 
 
 class Ascending:
@@ -69,13 +75,13 @@ def fetched(
             (known if (one.offset() or 0) < bound else fresh).append(one)
         messages = fresh
     batches, by_topic = _batches(sources, messages)
-    known_batches, _ = _batches(sources, known)
+    known_batches, known_by_topic = _batches(sources, known)
     offsets: dict[Partition, int] = {}
     for batch in known_batches + batches:
         # Offsets ascend within a partition, so the last one written stands.
         last = dict(zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True))
         offsets |= {(batch.source.topic, number): offset + 1 for number, offset in last.items()}
-    return Fetched(batches, by_topic, offsets, known_batches)
+    return Fetched(batches, by_topic, offsets, known_batches, known_by_topic)
 
 
 def _batches(

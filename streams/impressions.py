@@ -54,6 +54,11 @@ def _impression(log: RankingLog, position: int, ad: LoggedAd, served_at_ms: int)
         pctr=ad.pctr,
         bid_micros=ad.bid_micros,
         price_micros=ad.price_micros,
+        pin_price_micros=ad.pin_price_micros,
+        pin_daily_budget_micros=ad.pin_daily_budget_micros,
+        pin_target_ages=ad.pin_target_ages,
+        pin_input_mask=ad.pin_input_mask,
+        pin_updated_at_ms=ad.pin_updated_at_ms,
     )
 
 

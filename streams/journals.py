@@ -12,6 +12,7 @@ sent once CURRENT says so, or the next line begins where it ended).
 import hashlib
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,24 +116,52 @@ class ReleaseJournal:
             return None
 
 
-@dataclass(frozen=True)
-class TrailJournal:
-    """The audit trail of an object store, as a file here: `write` puts down every move that happened.
+class Trail(Protocol):
+    """What a `TrailJournal` needs of an object store."""
 
-    Moves are only ever added to it, so positions in the file stay what they were.
+    def last_move(self) -> int:
+        """Number of the newest move, 0 for none. Raises RetryableError or Refused."""
+        ...
+
+    def write_trail(self, path: Path) -> None:
+        """Put every move that happened into a file. Raises RetryableError or Refused."""
+        ...
+
+
+class TrailJournal:
+    """The audit trail of an object store, as a file here.
+
+    Moves are only ever added to it, so positions in the file stay what they were. The store is asked every
+    `poll_seconds` at most, and the file written when there is a new move.
     """
 
-    path: Path
-    write: Callable[[Path], None]
     topic: Topic = RELEASE_PUBLISHED
+
+    def __init__(
+        self, path: Path, trail: Trail, poll_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path, self._trail, self._poll_seconds, self._clock = path, trail, poll_seconds, clock
+        self._next_ask = clock()
+        self._written: int | None = None
+        """The move up to which this process has written the file; None before it has."""
 
     def files(self) -> list[Path]:
         """See `Journal`. While the store cannot be reached the file is what it was."""
-        try:
-            self.write(self.path)
-        except (Refused, RetryableError) as error:
-            log.warning("moves of releases wait: %s", error)
-        return [self.path] if self.path.is_file() else []
+        if self._clock() >= self._next_ask:
+            try:
+                self._follow()
+            except (Refused, RetryableError) as error:
+                log.warning("moves of releases wait: %s", error)
+            # From the answer on: a store that is away takes seconds to say so.
+            self._next_ask = self._clock() + self._poll_seconds
+        return [self._path] if self._path.is_file() else []
+
+    def _follow(self) -> None:
+        # NOTE: asked before the trail is written: a move in between is in the file and is written once more.
+        last = self._trail.last_move()
+        if last != self._written or not self._path.is_file():
+            self._trail.write_trail(self._path)
+            self._written = last
 
     def lines(self, path: Path, offset: int) -> list[Line]:
         """See `Journal`."""

@@ -2,31 +2,26 @@
 
 import logging
 import ssl
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 
 # Both are public, but missing from the package's __all__.
-from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
-from schemas.errors import Refused, RetryableError
+from schemas.errors import Refused
 from schemas.topics import BROKER_TIMED, DEAD_LETTERED, DLQ_PARTITIONS, TOPICS, Topic
 from schemas.transport import masked, remote_hosts
 
+from . import topic_admin
 from .embedded_broker import CLUSTER_ID_PREFIX, WARNING
 from .wire_format import WireFormats
 
 Config = dict[str, str | int | float | bool]
 """What the constructors of confluent_kafka take. Holds the password in clear: never log one."""
-
-_ADMIN_TIMEOUT_SECONDS = 15.0
-_METADATA_POLL_SECONDS = 0.1
-_NO_RIGHT = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 
 log = logging.getLogger(__name__)
 
@@ -207,18 +202,24 @@ def ensure_topics(settings: KafkaSettings) -> TopicsReport:
     """Create the topics that are missing and check the others' partitions and clean-up policy.
 
     Raises Refused for a topic that is not as declared: it is never altered, because the number of
-    partitions decides where every Pin's state lives.
+    partitions decides where every Pin's state lives. Raises what `topic_admin` raises.
     """
     admin = _admin(settings)
-    metadata = _metadata(admin)
+    metadata = topic_admin.metadata(admin)
     if str(metadata.cluster_id).startswith(CLUSTER_ID_PREFIX):
         return TopicsReport(skipped=f"{WARNING}; it made its topics itself")
     wanted = _wanted()
     present = {name: len(metadata.topics[name].partitions) for name in wanted if name in metadata.topics}
     missing = {name: one for name, one in wanted.items() if name not in present}
     _verify(admin, {name: wanted[name] for name in present}, present)
-    created = _create(admin, missing, settings.replication_factor)
-    shown = _partitions(admin, list(missing))
+    created = topic_admin.create(
+        admin,
+        [
+            NewTopic(name, one.partitions, replication_factor=settings.replication_factor, config=one.config)
+            for name, one in missing.items()
+        ],
+    )
+    shown = topic_admin.partitions(admin, list(missing))
     others = {name: one for name, one in missing.items() if name not in created}
     _verify(admin, others, shown)
     return TopicsReport(created=created, verified=[*present, *others])
@@ -236,84 +237,15 @@ def _admin(settings: KafkaSettings) -> AdminClient:
         ) from error
 
 
-def _metadata(admin: AdminClient) -> ClusterMetadata:
-    try:
-        return admin.list_topics(timeout=_ADMIN_TIMEOUT_SECONDS)
-    except KafkaException as error:
-        raise RetryableError(f"Kafka is out of reach: {error}") from error
-
-
-def _create(admin: AdminClient, wanted: dict[str, _Wanted], replication_factor: int) -> list[str]:
-    """The names that were created; one that exists by now, because another process was faster or the
-    broker's metadata lags behind its own answers, is not among them.
-    """
-    topics = [
-        NewTopic(name, one.partitions, replication_factor=replication_factor, config=one.config)
-        for name, one in wanted.items()
-    ]
-    created = []
-    answers = admin.create_topics(topics, operation_timeout=_ADMIN_TIMEOUT_SECONDS) if topics else {}
-    for name, future in answers.items():
-        try:
-            future.result(_ADMIN_TIMEOUT_SECONDS)
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                continue
-            raise Refused(
-                "kafka_topic",
-                expected=f"to create topic {name}",
-                came=str(error.args[0]),
-                fix="Create it by hand, or give this user the right to create topics.",
-            ) from error
-        created.append(name)
-    return created
-
-
-def _partitions(admin: AdminClient, names: list[str]) -> dict[str, int]:
-    """How many partitions each topic has, as soon as the broker shows them all."""
-    if not names:
-        return {}
-    deadline = time.monotonic() + _ADMIN_TIMEOUT_SECONDS
-    while True:
-        topics = _metadata(admin).topics
-        found = {name: len(topics[name].partitions) for name in names if name in topics}
-        if all(found.get(name) for name in names):
-            return found
-        if time.monotonic() > deadline:
-            hidden = [name for name in names if not found.get(name)]
-            raise RetryableError(f"Kafka does not show topics that it says exist: {', '.join(hidden)}")
-        time.sleep(_METADATA_POLL_SECONDS)
-
-
 def _verify(admin: AdminClient, wanted: dict[str, _Wanted], partitions: dict[str, int]) -> None:
-    resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in wanted]
-    answers = admin.describe_configs(resources) if resources else {}
-    for resource, future in answers.items():
-        one = wanted[resource.name]
-        policy = _described(resource.name, future)["cleanup.policy"].value
-        came = (partitions[resource.name], policy)
-        fits = one.any_partitions or came[0] == one.partitions
+    for name, described in topic_admin.configurations(admin, list(wanted)).items():
+        one, policy = wanted[name], described["cleanup.policy"].value
+        fits = one.any_partitions or partitions[name] == one.partitions
         if not fits or policy != one.config["cleanup.policy"]:
             raise Refused(
                 "kafka_topic",
-                expected=f"{resource.name} with {one.partitions} partitions, cleanup.policy"
+                expected=f"{name} with {one.partitions} partitions, cleanup.policy"
                 f"={one.config['cleanup.policy']}",
-                came=f"{came[0]} partitions, cleanup.policy={came[1]}",
+                came=f"{partitions[name]} partitions, cleanup.policy={policy}",
                 fix="Alter or recreate the topic; changing partitions moves Pins, so rebuild the state.",
             )
-
-
-def _described(topic: str, answer: Future[Any]) -> Any:
-    try:
-        return answer.result(_ADMIN_TIMEOUT_SECONDS)
-    except TimeoutError as error:
-        raise RetryableError(f"Kafka does not say how {topic} is configured") from error
-    except KafkaException as error:
-        if error.args[0].code() not in _NO_RIGHT:
-            raise RetryableError(f"Kafka does not say how {topic} is configured: {error.args[0]}") from error
-        raise Refused(
-            "kafka_topic",
-            expected=f"to read the configuration of topic {topic}",
-            came=str(error.args[0]),
-            fix="Give this user the right DescribeConfigs on our topics.",
-        ) from error

@@ -1,10 +1,10 @@
 """Putting dead letters back on their source topics, each at most once.
 
-A letter is produced to the partition it came from and acknowledged; then a mark that names it is produced
-beside it and acknowledged; then comes the next one. Whoever reads the letters passes over marked ones.
-Replays of one topic take turns, by the partitions of a consumer group, so two at once never put back the
-same letter. What can be put back twice is one letter: that whose mark was not written yet when its replay
-was killed, or stood still for longer than the group's session timeout.
+A letter's message is produced to the partition that it belongs on and acknowledged; then a mark that names
+the letter is produced beside it and acknowledged; then comes the next one. Whoever reads the letters passes
+over marked ones. Replays of one topic take turns, by the partitions of a consumer group, so two at once
+never put back the same letter. What can be put back twice is one letter: that whose mark was not written
+yet when its replay was killed, or stood still for longer than the group's session timeout.
 """
 
 import logging
@@ -18,7 +18,7 @@ from schemas.errors import Refused, RetryableError
 
 from .dead_letters import ATTEMPTS, PLACE, REPLAYED, Headers
 from .kafka import KafkaSettings, consumer_config, producer_config
-from .letters import Letter, LetterFilter, Origin, Reading, read_letters, would_fail_again
+from .letters import Letter, LetterFilter, Origin, Reading, goes_back_to, read_letters, would_fail_again
 from .topic_reader import TopicReader
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _WAIT_SECONDS = 0.1
 _NO_RIGHT = (KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED)
 
 
-class Sender(Protocol):
+class LetterSender(Protocol):
     """Where letters are put back; each call returns when the broker has acknowledged it."""
 
     def put_back(self, letter: Letter, partitions: int) -> None:
@@ -43,7 +43,7 @@ class Sender(Protocol):
         ...
 
 
-class KafkaSender:
+class KafkaLetterSender:
     """Produces one message at a time. Raises RetryableError when the broker does not take one."""
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -51,14 +51,14 @@ class KafkaSender:
         self._producer = Producer(producer_config(settings, overrides), logger=log)
 
     def put_back(self, letter: Letter, partitions: int) -> None:
-        """See `Sender`. Where that partition is gone, the key decides."""
-        where = letter.source_partition if 0 <= letter.source_partition < partitions else -1
+        """See `LetterSender`. Where `goes_back_to` leaves it to the key, the producer hashes with murmur2."""
+        where = goes_back_to(letter, partitions)
         came_from = f"{letter.dlq_topic}/{letter.partition}/{letter.offset}"
         story: Headers = [(REPLAYED, came_from.encode()), (ATTEMPTS, b"%d" % letter.attempts)]
         self._send(letter.topic, letter.key, letter.value, story + letter.headers, where)
 
     def mark(self, letter: Letter) -> None:
-        """See `Sender`."""
+        """See `LetterSender`."""
         place = f"{letter.partition}/{letter.offset}".encode()
         # NOTE: on the letter's own partition, so that a mark is never evicted before its letter.
         headers: Headers = [(REPLAYED, place)]
@@ -241,12 +241,10 @@ Notice = Callable[[Letter, Result, str], None]
 """Told what became of each letter that is meant."""
 
 
-def rehearse(
-    reader: TopicReader, job: ReplayJob, on_letter: Notice, reading: Reading | None = None
-) -> ReplayCounts:
+def rehearse(reader: TopicReader, job: ReplayJob, on_letter: Notice) -> ReplayCounts:
     """What a `Replay` would do, without doing it."""
     counts, back = ReplayCounts(), _PutBack()
-    for one in read_letters(reader, job.topic, reading=reading):
+    for one in read_letters(reader, job.topic):
         letter = back.again(one)
         if job.wanted.takes(letter, job.now_ms):
             result, why = job.judge(letter)
@@ -264,7 +262,7 @@ class Replay:
     """One run over the letters of a topic. `on_letter` is told of the letters put back, as they are."""
 
     reader: TopicReader
-    sender: Sender
+    sender: LetterSender
     turn: Turn
     job: ReplayJob
     on_letter: Notice
@@ -282,10 +280,9 @@ class Replay:
             self.counts = ReplayCounts(replayed=self.counts.replayed)
             if self._pass(partitions):
                 return self.counts
-            # Another replay had the turn in between: read its marks first.
 
     def _pass(self, partitions: int) -> bool:
-        """Whether it came to its end with the turn held all the time, as far as that mattered."""
+        """Returns False when another replay had the turn meanwhile: its marks have to be read first."""
         mine, back = self.turn.held(), _PutBack()
         for one in read_letters(self.reader, self.job.topic, reading=Reading(notice=self._read)):
             letter = back.again(one)

@@ -17,7 +17,7 @@ from schemas.errors import DeadLetterReason, InvalidMessage, Refused
 from schemas.topics import DLQ_SUFFIX, TOPICS
 
 from .dead_letters import CUT, PLACE, PREFIX, REPLAYED, Headers, without_story
-from .topic_reader import Record, Spans, TopicReader
+from .topic_reader import Record, TopicReader
 
 _FRAMED = b"\x00"
 """How a value in Confluent wire format starts; no JSON does."""
@@ -192,9 +192,7 @@ class Reading:
         self.notice(self)
 
 
-def read_letters(
-    reader: TopicReader, topic: str, spans: Spans | None = None, reading: Reading | None = None
-) -> Iterator[Letter]:
+def read_letters(reader: TopicReader, topic: str, reading: Reading | None = None) -> Iterator[Letter]:
     """The letters of one source topic, from the beginning to the end as of now, replayed ones marked so.
 
     A letter is replayed when a mark names it, or the message that it is of. Holds one batch of letters, and
@@ -202,7 +200,7 @@ def read_letters(
     out of reach.
     """
     dlq, reading = source_topic(topic) + DLQ_SUFFIX, reading or Reading()
-    spans = spans or reader.spans(dlq)
+    spans = reader.spans(dlq)
     reading.total += 2 * sum(end - start for start, end in spans.values())
     marked: set[Place | None] = set()
     origins: set[Origin | None] = set()
@@ -240,6 +238,18 @@ def would_fail_again(letter: Letter) -> str | None:
     if wanted is not None and letter.key != wanted:
         return f"key_mismatch: the key is {(letter.key or b'')[:64]!r}, expected {wanted!r}"
     return None
+
+
+def goes_back_to(letter: Letter, partitions: int) -> int:
+    """Partition of its topic, which has so many, that the message belongs on; -1: its key's hash decides.
+
+    A producer with another hash may have put a Pin's event elsewhere. Back on that partition, it would be
+    turned down again.
+    """
+    by_pin = letter.topic in TOPICS and TOPICS[letter.topic].key == "pin_id"
+    if by_pin and letter.key is not None:
+        return -1
+    return letter.source_partition if 0 <= letter.source_partition < partitions else -1
 
 
 def expected_key(topic: str, event: BaseModel) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What the enrichment worker writes to Kafka, and whether the broker has it."""
+"""What the worker and the cutter write to Kafka, and whether the broker has it."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from schemas.errors import RetryableError
 
-from .dead_letters import Headers, letter_headers, letter_topic
+from .dead_letters import CUT, Headers, letter_headers, letter_topic
 from .kafka import KafkaClients, KafkaSettings, producer_config
 from .sources import DeadLetter
 
@@ -47,7 +47,7 @@ _WORTH_ANOTHER_TRY = {KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaErr
 class Outlet:
     """An idempotent producer. Everything is acknowledged when `wait` returns; it raises otherwise."""
 
-    def __init__(self, settings: KafkaSettings, worker: str, clients: KafkaClients | None = None) -> None:
+    def __init__(self, settings: KafkaSettings, sender: str, clients: KafkaClients | None = None) -> None:
         overrides = {
             # Only failures come back one by one; that all others arrived shows in the empty queue.
             "delivery.report.only.error": True,
@@ -57,7 +57,7 @@ class Outlet:
             "batch.size": 1 << 20,
         }
         self._producer = (clients or KafkaClients()).producer(producer_config(settings, overrides))
-        self._worker = worker
+        self._sender = sender
         self._failure: KafkaError | None = None
 
     def produce_rows(self, rows: Rows) -> None:
@@ -105,7 +105,7 @@ class Outlet:
 
     def produce_letter(self, letter: DeadLetter, original_headers: Headers | None) -> None:
         """Queue one dead letter: key and value as they came, or their beginnings if too large."""
-        headers: Any = letter_headers(letter, self._worker, original_headers)
+        headers: Any = letter_headers(letter, self._sender, original_headers)
         topic, key, value, whole = letter_topic(letter), letter.key, letter.value, True
         while True:
             try:
@@ -121,7 +121,7 @@ class Outlet:
                     raise
                 # With its story it is too large to be sent on; failing here would repeat for ever.
                 key, value, whole = key and key[:_CUT_BYTES], value and value[:_CUT_BYTES], False
-                headers = [*letter_headers(letter, self._worker, None), ("x-dlq-cut", b"true")]
+                headers = [*letter_headers(letter, self._sender, None), (CUT, b"true")]
 
     def produce_letters(self, letters: Sequence[tuple[DeadLetter, Headers | None]]) -> None:
         """Queue several dead letters."""

@@ -21,16 +21,10 @@ _DELIVERY_TIMEOUT_MS = 30_000
 class KafkaSender:
     """`streams.shipping.Sender` on Kafka. Close it."""
 
-    def __init__(
-        self,
-        settings: KafkaSettings,
-        clients: KafkaClients | None = None,
-        ask_seconds: float = _ASK_SECONDS,
-    ) -> None:
+    def __init__(self, settings: KafkaSettings, ask_seconds: float = _ASK_SECONDS) -> None:
         overrides = {"delivery.report.only.error": True, "delivery.timeout.ms": _DELIVERY_TIMEOUT_MS}
         self._config = producer_config(settings, overrides)
         self._address = settings.bootstrap_servers
-        self._make = (clients or KafkaClients()).producer
         self._ask_seconds = ask_seconds
         self._producer: Producer | None = None
         self._failure: KafkaError | None = None
@@ -77,7 +71,7 @@ class KafkaSender:
 
     def _client(self) -> Producer:
         if self._producer is None:
-            self._producer = self._make(self._config)
+            self._producer = KafkaClients().producer(self._config)
         return self._producer
 
     def _drop(self) -> None:

@@ -28,6 +28,10 @@ _LONGEST_BACKOFF_SECONDS = 30.0
 _CUT_BYTES = 65_536
 
 
+Listed = Sequence[tuple[Journal, Sequence[Path]]]
+"""Journals, each with its files."""
+
+
 class Sender(Protocol):
     """What the shipper needs of a Kafka producer."""
 
@@ -110,8 +114,10 @@ class JournalShipper:
         What is written meanwhile is left, so it ends however fast a server writes. Raises RetryableError.
         """
         self._connect()
-        ends, total = self._sizes(), 0
-        while not stopped() and (shipped := self._round(ends, stopped)):
+        # Once: a journal may have to ask a store for its list.
+        listed = [(journal, journal.files()) for journal in self._journals]
+        ends, total = _sizes(listed), 0
+        while not stopped() and (shipped := self._round(listed, ends, stopped)):
             total += shipped
             notice(self.counts)
         return total
@@ -148,7 +154,7 @@ class JournalShipper:
             self._places = {}
         self._cluster = cluster
 
-    def _round(self, ends: Mapping[str, int], stopped: Callable[[], bool]) -> int:
+    def _round(self, listed: Listed, ends: Mapping[str, int], stopped: Callable[[], bool]) -> int:
         """One chunk of every file, of lines that begin before its end.
 
         On return everything is acknowledged and the positions are on disk.
@@ -157,9 +163,10 @@ class JournalShipper:
         done = 0
         # Counted only once the broker has it: a round that fails is repeated.
         tally = ShipCounts(self.counts.shipped.copy(), self.counts.dead_letters, self.counts.abandoned_moves)
-        for journal in self._journals:
-            for path in journal.files():
-                name = f"{journal.topic.name}/{path.name}"
+        for journal, paths in listed:
+            # One that was deleted since the list was made is forgotten, as if it had not been on it.
+            for path in filter(Path.is_file, paths):
+                name = _name(journal, path)
                 place = self._place(name, path)
                 present[name] = place
                 end = ends.get(name, 0)
@@ -171,6 +178,7 @@ class JournalShipper:
                 done += len(lines)
                 present[name] = _after(place, lines, path)
         self._settle(present, tally, done)
+        self.counts.waiting_bytes = self._waiting(listed)
         return done
 
     def _settle(self, places: dict[str, _Place], tally: ShipCounts, done: int) -> None:
@@ -182,18 +190,10 @@ class JournalShipper:
         self.counts.shipped, self.counts.dead_letters = tally.shipped, tally.dead_letters
         self.counts.abandoned_moves = tally.abandoned_moves
         self.counts.shipped_bytes += max(moved, 0)
-        self.counts.waiting_bytes = self._waiting()
 
-    def _waiting(self) -> int:
-        sizes = self._sizes().items()
+    def _waiting(self, listed: Listed) -> int:
+        sizes = _sizes(listed).items()
         return sum(max(size - self._places.get(name, _Place()).offset, 0) for name, size in sizes)
-
-    def _sizes(self) -> dict[str, int]:
-        return {
-            f"{journal.topic.name}/{path.name}": _size_and_inode(path)[0]
-            for journal in self._journals
-            for path in journal.files()
-        }
 
     def _place(self, name: str, path: Path) -> _Place:
         """Where to read on; the beginning when another file has taken the name."""
@@ -212,6 +212,7 @@ class JournalShipper:
             tally.abandoned_moves += 1
         elif line.event is None:
             tally.dead_letters += 1
+            log.warning("%s at %d is no line for %s: %s", path, line.offset, name, line.detail)
             self._sender.send(journal.topic.dlq, None, line.value[:_CUT_BYTES], self._story(name, path, line))
         else:
             tally.shipped[name] = tally.shipped.get(name, 0) + 1
@@ -250,6 +251,14 @@ def _after(place: _Place, lines: Sequence[Line], path: Path) -> _Place:
         return place
     offset = lines[-1].offset + lines[-1].size_bytes
     return _Place(offset, head_of(path, offset))
+
+
+def _name(journal: Journal, path: Path) -> str:
+    return f"{journal.topic.name}/{path.name}"
+
+
+def _sizes(listed: Listed) -> dict[str, int]:
+    return {_name(journal, path): _size_and_inode(path)[0] for journal, paths in listed for path in paths}
 
 
 def _size_and_inode(path: Path) -> tuple[int, int]:

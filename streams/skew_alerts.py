@@ -3,7 +3,8 @@
 An alert is raised when the share has been above the threshold for `raise_after_ms`, and cleared when it
 has been at or below `clear_share` for `clear_after_ms`. Both lengths are asked of event time and of the
 wall clock: a backlog that is read in a second has no news of a release that comes behind it. Silence
-clears nothing: with fewer than `least` counted in the window, an alert stays what it is.
+clears nothing: with fewer than `least` counted in the window, an alert stays what it is. Only the silence
+of a tier that is gone is the end of its alerts.
 """
 
 from dataclasses import dataclass, field
@@ -52,11 +53,23 @@ class AlertState:
     """Wall clock of the same; None in a new process, which waits anew."""
 
 
-def judge(state: AlertState, rule: AlertRule, share: float, counted: int, now: tuple[int, int]) -> AlertState:
-    """The next state. `now`: event time and wall clock. It changed when `raised` differs."""
+def judge(
+    state: AlertState,
+    rule: AlertRule,
+    share: float,
+    counted: int,
+    now: tuple[int, int],
+    *,
+    gone: bool = False,
+) -> AlertState:
+    """The next state. `now`: event time and wall clock; `gone`: releases have no such tier any more.
+
+    It changed when `raised` differs.
+    """
     event_ms, wall_ms = now
     turns = share <= rule.clear_share if state.raised else share > rule.threshold
-    if counted < rule.least or not turns:
+    enough = counted >= rule.least or (gone and state.raised)
+    if not enough or not turns:
         return AlertState(state.raised, state.since_ms)
     began = event_ms if state.turning_ms is None else state.turning_ms
     began_wall = wall_ms if state.turning_wall_ms is None else state.turning_wall_ms

@@ -60,7 +60,10 @@ class Bucket:
     pins: int = 0
     rows: Counter[str] = field(default_factory=Counter)
     answers: int = 0
+    tolerated: int = 0
+    """Answers of servers that mix versions on purpose."""
     mixed: int = 0
+    """Answers under `enforce` that are mixed nevertheless."""
     queries: Counter[str] = field(default_factory=Counter)
     ads: Counter[str] = field(default_factory=Counter)
 
@@ -70,9 +73,12 @@ class Bucket:
         self.rows.update(counted.rows)
 
     def add_answer(self, log: RankingLog) -> None:
-        """Count one answer."""
+        """Count one answer. Only one under `enforce` can be mixed by mistake."""
         self.answers += 1
         self.queries[log.query_tower_version] += 1
+        if log.version_policy == "tolerate":
+            self.tolerated += 1
+            return
         versions = [ad.tower_version for ad in log.ads]
         self.ads.update(versions)
         self.mixed += any(version != log.query_tower_version for version in versions)
@@ -96,7 +102,7 @@ def mix(buckets: Mapping[int, Bucket], moves: Sequence[Move], grace_ms: int) -> 
     pins = unaligned = answers = judged = unreleased = mixed = 0
     rows, queries, ads = Counter[str](), Counter[str](), Counter[str]()
     for start_ms, bucket in buckets.items():
-        answers, mixed = answers + bucket.answers, mixed + bucket.mixed
+        answers, mixed = answers + bucket.answers - bucket.tolerated, mixed + bucket.mixed
         ads.update(bucket.ads)
         serving = serving_at(moves, start_ms - grace_ms, start_ms + BUCKET_MS)
         if not serving:

@@ -1,9 +1,9 @@
 """Skew as it can be seen from outside: what is embedded, answered and released, side by side.
 
 Three kinds, per tier (`schemas.skew.SkewAlerted`), over a sliding window of event time. Ranking logs and
-moves of CURRENT name no tier: it is the one that their snapshot's id begins with; a move of a joint
-release is one of each of its tiers. One process of a group
-has to read all partitions of these topics; two would each see half of the answers.
+moves of CURRENT name no tier, but snapshots: an answer from a release of several tiers, and a move to one,
+count for each of them. One process of a group has to read all partitions of these topics; two would each
+see half of the answers.
 """
 
 import logging
@@ -135,19 +135,25 @@ class SkewMonitorStep:
         if at_ms <= self._newest_ms - self._rules.window_ms:
             return "too_old"
         self._newest_ms = max(self._newest_ms, at_ms)
-        name = (self._tier(message), at_ms - at_ms % BUCKET_MS)
-        bucket = self._tiers.setdefault(name[0], {}).setdefault(name[1], Bucket())
-        dirty.add(name)
-        if isinstance(message, EmbeddingsCounted):
-            bucket.add_embeddings(message)
-        elif isinstance(message, RankingLog):
-            bucket.add_answer(message)
+        for tier in self._tiers_named(message):
+            name = (tier, at_ms - at_ms % BUCKET_MS)
+            bucket = self._tiers.setdefault(tier, {}).setdefault(name[1], Bucket())
+            dirty.add(name)
+            if isinstance(message, EmbeddingsCounted):
+                bucket.add_embeddings(message)
+            elif isinstance(message, RankingLog):
+                bucket.add_answer(message)
         return "applied"
 
-    def _tier(self, message: Any) -> str:
+    def _tiers_named(self, message: Any) -> list[str]:
         if isinstance(message, EmbeddingsCounted):
-            return message.tier
-        return tiers_of(message.snapshot_id, self._rules.default_tier)[0]
+            return [message.tier]
+        return tiers_of(message.snapshot_id, self._rules.default_tier)
+
+    def _is_gone(self, tier: str) -> bool:
+        """Whether moves of CURRENT have left the tier out for a window: it was renamed or removed."""
+        newest_ms = {name: moves[-1].occurred_at_ms for name, moves in self._moves.items() if moves}
+        return max(newest_ms.values(), default=0) - newest_ms.get(tier, 0) >= self._rules.window_ms
 
     def _move(self, message: ReleasePublished, at_ms: int, changes: Changes) -> None:
         move = Move(at_ms, message.tower_version)
@@ -184,7 +190,8 @@ class SkewMonitorStep:
     def _judge(self, tier: str, kind: SkewKind, found: Found, now_ms: int, changes: Changes) -> None:
         before = self._alerts.get((tier, kind), AlertState())
         rule = self._rules.alerts[kind]
-        after = judge(before, rule, found.share, found.counted, (self._newest_ms, now_ms))
+        now, gone = (self._newest_ms, now_ms), self._is_gone(tier)
+        after = judge(before, rule, found.share, found.counted, now, gone=gone)
         if after == before:
             return
         self._alerts[tier, kind] = after

@@ -4,22 +4,21 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from schemas.metric_labels import MOST_TIERS, OTHER, VERSION_DIGITS
 from schemas.skew import SkewKind
 
 from .skew_alerts import AlertState
 from .skew_mix import KINDS, Found
 
-MOST_TIERS = 16
 MOST_VERSIONS = 8
-OTHER = "other"
-_VERSION_DIGITS = 12
 
 
 class SkewTelemetry:
     """What `SkewMonitorStep` shows, on the registry that it is given.
 
     Labels are bounded: versions that are in no window any more lose their series, of those in one the
-    `MOST_VERSIONS` most frequent have one each, the others share `other`; so do tiers beyond `MOST_TIERS`.
+    `MOST_VERSIONS` most frequent have one each, the others share `other`; so do tiers beyond `MOST_TIERS`,
+    of which each gauge has the largest value.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -62,18 +61,23 @@ class SkewTelemetry:
     ) -> None:
         """Set every gauge to the window as it is now."""
         shares: dict[tuple[str, str, str], float] = {}
+        figures: dict[tuple[str, str], tuple[float, float, float]] = {}
         for tier, kinds in tiers.items():
             label = self._tier(tier)
             for kind in KINDS:
                 state = alerts.get((tier, kind), AlertState())
-                self.active.labels(label, kind).set(state.raised)
-                self.since.labels(label, kind).set(state.since_ms / 1000)
-                self.share.labels(label, kind).set(kinds[kind].share)
-                shares |= self._shares(label, kind, kinds[kind].versions)
+                mine = float(state.raised), state.since_ms / 1000, kinds[kind].share
+                raised, since, share = map(max, mine, figures.get((label, kind), mine))
+                figures[label, kind] = raised, since, share
+                for name, part in self._shares(label, kind, kinds[kind].versions).items():
+                    shares[name] = max(part, shares.get(name, 0.0))
+        for labels, values in figures.items():
+            for gauge, value in zip((self.active, self.since, self.share), values, strict=True):
+                gauge.labels(*labels).set(value)
         for gone in self._series - set(shares):
             self.version_share.remove(*gone)
-        for labels, share in shares.items():
-            self.version_share.labels(*labels).set(share)
+        for series, share in shares.items():
+            self.version_share.labels(*series).set(share)
         self._series = set(shares)
 
     def _shares(
@@ -81,7 +85,7 @@ class SkewTelemetry:
     ) -> dict[tuple[str, str, str], float]:
         shares: dict[tuple[str, str, str], float] = {}
         for place, (version, share) in enumerate(versions.items()):
-            name = (tier, kind, version[:_VERSION_DIGITS] if place < MOST_VERSIONS else OTHER)
+            name = (tier, kind, version[:VERSION_DIGITS] if place < MOST_VERSIONS else OTHER)
             shares[name] = shares.get(name, 0.0) + share
         return shares
 

@@ -8,7 +8,7 @@ that hangs is not.
 from collections.abc import Mapping
 
 from .positions import Partition
-from .step_source import Standing
+from .step_source import PartitionStanding
 
 
 class StallDetector:
@@ -24,7 +24,10 @@ class StallDetector:
         self._moved_at = {}
 
     def stalled(
-        self, standings: Mapping[Partition, Standing], owned: frozenset[Partition], now_seconds: float
+        self,
+        standings: Mapping[Partition, PartitionStanding],
+        owned: frozenset[Partition],
+        now_seconds: float,
     ) -> str | None:
         """Why the process has to end, or None.
 
@@ -47,6 +50,6 @@ class StallDetector:
         return None
 
 
-def lag_of(standing: Standing) -> int:
+def lag_of(standing: PartitionStanding) -> int:
     """Messages of a partition that the group has not acknowledged and that are still there."""
     return max(0, standing.high - max(standing.low, standing.committed or 0))

@@ -1,12 +1,14 @@
-"""Getting state onto the compacted topic: changed Pins, coalesced, then a checkpoint that says so.
+"""Flushing: writing changed Pin states to the compacted topic pin.features.v1, then a checkpoint.
 
-A Pin that changes a hundred times between two flushes is written once. Until a flush is acknowledged
-its events have to stay readable in the sources; whoever takes the partition over reads them again.
-A checkpoint is produced only after the broker has acknowledged every row that it speaks of.
+A flush writes each Pin that has changed since the last flush, once, however often it changed. When the
+broker has acknowledged the rows, a checkpoint of each partition is produced. It says: the state rows below
+`state_offset` hold every event below the source offsets in `covers`. The next owner of the partition restores
+those rows and reads the sources from `covers` on. So events from `covers` on have to stay in the sources.
 
-Its `live` names the towers that every event from `covers` on is embedded with: those that were live when
-`covers` was taken, and have been ever since. While events of an earlier owner are still folded without
-rows, only the towers that this owner named himself are among them: he has embedded those events.
+A checkpoint also names towers. `embedded` are the towers with a row of every Pin. `live` are the towers that
+every event from `covers` on is embedded with: they were live when `covers` was taken and have been since.
+A new owner that folds the previous owner's events silently emits no rows of them. The previous owner has
+embedded them, so until they are folded `live` names only towers that the previous owner named there.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,7 +28,7 @@ from .state_rows import StateRows, feature_rows
 
 @dataclass(frozen=True)
 class FlushSettings:
-    """How often changed states are written, and how many at a time between two batches."""
+    """How often changed states are written, and how many Pins at a time between two batches."""
 
     worker: str
     every_seconds: float
@@ -34,54 +36,69 @@ class FlushSettings:
 
 
 @dataclass(frozen=True)
-class FlushEnvirons:
-    """What a flush asks for: ends of the state topic, towers that have all Pins, clocks."""
+class FlushSurroundings:
+    """What a flush asks its surroundings."""
 
     ends: Callable[[Sequence[int]], Mapping[int, int]]
-    """Partitions -> end offsets of pin.features.v1 now."""
+    """Partitions -> their end offsets on pin.features.v1 now."""
     embedded: Callable[[int], Sequence[str]]
     """Partition -> tower versions that have a row of each of its Pins."""
     clock: Callable[[], float]
+    """Monotonic seconds."""
     clock_ms: Callable[[], int]
+    """Milliseconds since 1970."""
 
 
 @dataclass
 class _Run:
-    """One flush under way: what is still to be written, and what its checkpoint will say."""
+    """One flush under way."""
 
     pin_ids: Ints
+    """Pins that are still to be written."""
     covers: dict[Partition, int]
+    """What the checkpoints will say: source partition -> every event below this offset is in the states."""
     live: dict[int, frozenset[str]]
     """Partition -> towers that its events from `covers` on are embedded with."""
     checkpoint_produced: bool = False
 
 
 class StateFlush:
-    """The flushes of one worker, one after the other. The caller produces and reports acknowledgement."""
+    """The flushes of one worker, one after the other.
 
-    def __init__(self, store: RecordStore, settings: FlushSettings, environs: FlushEnvirons) -> None:
+    This class makes rows and checkpoints and writes nothing itself. The worker produces them, and calls
+    `acknowledged` when the broker has them.
+    """
+
+    def __init__(self, store: RecordStore, settings: FlushSettings, environs: FlushSurroundings) -> None:
         self._store, self._settings, self._around = store, settings, environs
         self._dirty: list[Ints] = []
+        """Pins that have changed since the last flush began."""
         self._covered: dict[Partition, int] = {}
         self._checkpoints: dict[int, StateCheckpointed] = {}
+        """Partition -> its newest checkpoint: found at the start, acknowledged, or given as a correction."""
         self._live: dict[int, frozenset[str]] = {}
         self._followed: tuple[tuple[str, ...], bool] | None = None
         self._producing: list[StateCheckpointed] = []
+        """Checkpoints that are produced and not acknowledged."""
         self._run: _Run | None = None
         self._due = environs.clock() + settings.every_seconds
 
     def begin(self, covered: Offsets, checkpoints: Mapping[int, StateCheckpointed], dirty: Ints) -> None:
-        """Partitions were assigned: where reading starts, what was said of them, what is not written yet."""
+        """Note which partitions were assigned.
+
+        `covered`: where reading of each source partition starts. `checkpoints`: what the owners before have
+        said, by partition. `dirty`: Pins whose states may be in no state row yet.
+        """
         self.drop()
         self._covered, self._checkpoints = dict(covered), dict(checkpoints)
         self._dirty = [dirty] if len(dirty) else []
         self._live = {number: frozenset(one.live) for number, one in checkpoints.items()}
 
     def follow(self, versions: Sequence[str], *, all_emitted: bool) -> None:
-        """The batch noted last was embedded with these towers, and so are the next ones until told otherwise.
+        """Note that the last batch was embedded with these towers, as the next ones are until the next call.
 
-        `all_emitted`: none of our partitions is still catching up silently with an earlier owner. A tower
-        that can be named for the first time hastens the flush: a batch job waits for that.
+        `all_emitted`: no silent events of a previous owner are left to fold. A tower that `live` can name for
+        the first time hastens the flush: `skewless embed` waits for such a checkpoint.
         """
         if (told := (tuple(versions), all_emitted)) == self._followed:
             return
@@ -99,22 +116,22 @@ class StateFlush:
             self._run.live = {number: named & live for number, named in self._run.live.items()}
 
     def note(self, pin_ids: Ints, offsets: Offsets) -> None:
-        """A batch is stored: these Pins changed, everything before these offsets is in their states."""
+        """Note that a batch is stored: these Pins changed, their states hold every event below `offsets`."""
         self._dirty.append(pin_ids)
         self._covered |= offsets
 
     def hasten(self) -> None:
-        """There is something worth telling the next owner: flush at the next moment."""
+        """Flush as soon as possible: the next owner should know what has just happened."""
         self._due = self._around.clock()
 
     def drop(self) -> None:
-        """The partitions are somebody else's, who reads again what was not flushed."""
+        """Forget everything: the partitions are another worker's, which reads again what was not flushed."""
         self._dirty, self._covered, self._checkpoints = [], {}, {}
         self._live, self._followed = {}, None
         self._producing, self._run = [], None
 
     def next_rows(self, *, at_once: bool = False) -> StateRows | None:
-        """Rows to produce now, or None. Call `acknowledged` when everything produced so far is."""
+        """State rows to produce now, or None. `at_once` begins a flush though none is due."""
         if self._run is None and (at_once or self._around.clock() >= self._due):
             self._start()
         if self._run is None or self._run.checkpoint_produced:
@@ -126,7 +143,7 @@ class StateFlush:
         return feature_rows(records, tails)
 
     def next_checkpoints(self) -> StateRows | None:
-        """Checkpoints to produce: call it when all rows of `next_rows` are acknowledged."""
+        """Checkpoints to produce, or None. To be called when all rows of `next_rows` are acknowledged."""
         run = self._run
         if run is None or len(run.pin_ids) or run.checkpoint_produced:
             return None
@@ -143,7 +160,10 @@ class StateFlush:
         return _checkpoint_rows(self._producing)
 
     def acknowledged(self) -> dict[str, bytes]:
-        """All that was produced is acknowledged. Gives metadata to store: our own rows need no reading."""
+        """Note that everything produced so far is acknowledged; gives metadata to store.
+
+        With it a restart does not read the state rows that this worker has written itself.
+        """
         if self._run is None or not self._run.checkpoint_produced:
             return {}
         done, self._producing, self._run = self._producing, [], None
@@ -151,7 +171,7 @@ class StateFlush:
         return position_meta({(PIN_FEATURES.name, one.partition): one.state_offset for one in done})
 
     def names_others(self, versions: Collection[str]) -> bool:
-        """Whether a checkpoint calls a tower complete or live that is not among these."""
+        """Whether a checkpoint names a tower, as complete or live, that is not among these versions."""
         live = set(versions)
         return any(
             not live.issuperset(one.embedded) or not live.issuperset(one.live)
@@ -159,7 +179,10 @@ class StateFlush:
         )
 
     def retract(self, versions: Sequence[str]) -> StateRows | None:
-        """Checkpoints that no longer name a tower which is not live: to be out before the next batch."""
+        """Corrected checkpoints, which name none but these towers, or None where no checkpoint needs it.
+
+        They have to be acknowledged before a batch is stored that is embedded with these towers alone.
+        """
         self._only_live(frozenset(versions))
         again = [
             one.model_copy(update=kept | {"occurred_at_ms": self._around.clock_ms()})
@@ -170,12 +193,18 @@ class StateFlush:
         return _checkpoint_rows(again)
 
     def calls_complete(self, lacking: Mapping[str, Collection[int]]) -> bool:
-        """Whether a checkpoint, also one on its way, calls such a tower complete in such a partition."""
+        """Whether a checkpoint, also one on its way, calls a tower complete in a partition that it lacks.
+
+        `lacking`: tower version -> partitions in which the tower lacks a row.
+        """
         said = (*self._checkpoints.values(), *self._producing)
         return any(one.partition in lacking.get(version, ()) for one in said for version in one.embedded)
 
     def lacks(self, lacking: Mapping[str, Collection[int]]) -> StateRows | None:
-        """Checkpoints that no longer do so: to be out before a batch in which a tower lacks rows."""
+        """Corrected checkpoints, which call no tower complete in such a partition; None where none does.
+
+        They have to be acknowledged before the batch is stored in which the tower lacks rows.
+        """
         again = [
             one.model_copy(update={"embedded": kept, "occurred_at_ms": self._around.clock_ms()})
             for one in self._checkpoints.values()
@@ -194,7 +223,7 @@ class StateFlush:
     def _checkpoint(
         self, run: _Run, number: int, covers: dict[str, int], end: int
     ) -> StateCheckpointed | None:
-        """What is now true of this partition, or None when that was said already."""
+        """The checkpoint of this partition, or None when the one before says the same."""
         embedded, live = sorted(self._around.embedded(number)), sorted(run.live.get(number, ()))
         known = self._checkpoints.get(number)
         if known is not None and (known.covers, known.embedded, known.live) == (covers, embedded, live):
@@ -212,7 +241,7 @@ class StateFlush:
 
 
 def _only(versions: Sequence[str], one: StateCheckpointed) -> dict[str, list[str]]:
-    """What a checkpoint says of these towers alone."""
+    """Which of these towers a checkpoint names, under the names of its fields."""
     return {
         name: [version for version in getattr(one, name) if version in versions]
         for name in ("embedded", "live")

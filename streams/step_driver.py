@@ -20,7 +20,7 @@ from schemas.topics import TOPICS
 
 from .positions import Partition, check_not_ahead
 from .step_outlet import StepOutlet
-from .step_source import Standing, StepSource
+from .step_source import PartitionStanding, StepSource
 from .steps import Output, RawEvent, Step, StepResult, TurnedDown
 from .stream_telemetry import StreamTelemetry
 from .topic_reader import Spans
@@ -34,7 +34,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class StepSurroundings:
     """What a driver is given from outside. `owned`: partitions of the group that are this process's now.
 
     `now_ms` is the wall clock, `pause` sleeps for seconds; a test has its own. `formats` reads messages
@@ -54,7 +54,7 @@ class Surroundings:
 class StepDriver:
     """One step between its topics and its outputs. One call at a time, from whichever thread."""
 
-    def __init__(self, step: Step, around: Surroundings) -> None:
+    def __init__(self, step: Step, around: StepSurroundings) -> None:
         self._step, self._around, self._telemetry = step, around, around.telemetry
         self._ticked = False
         self._assigned: frozenset[Partition] | None = None
@@ -85,7 +85,8 @@ class StepDriver:
         had = {partition: one.committed or 0 for partition, one in standings.items()}
         self._assigned = frozenset(partitions)
         self._behind = frozenset(one for one, end in had.items() if (self._position(one) or 0) < end)
-        self._step.owned(partitions, self._behind)
+        # A step may ask Kafka what stands on its output topic; an answer that does not come is waited for.
+        self._patiently(lambda: self._step.owned(partitions, self._behind))
         if not self._ticked:
             self.tick()
         if self._behind:
@@ -95,7 +96,7 @@ class StepDriver:
             self._step.owned(self._still_ours())
             self.catching_up = False
 
-    def _check(self, standings: Mapping[Partition, Standing]) -> None:
+    def _check(self, standings: Mapping[Partition, PartitionStanding]) -> None:
         """Raise Refused for a state that is ahead of its topic; count what the topic no longer has."""
         for partition, standing in standings.items():
             position = self._position(partition)

@@ -20,7 +20,7 @@ _ASK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Standing:
+class PartitionStanding:
     """One partition: first offset, the one after the last, and the group's next (None: it has none)."""
 
     low: int
@@ -35,7 +35,7 @@ class StepSource(Protocol):
         """All partitions of these topics."""
         ...
 
-    def standing(self, partitions: Sequence[Partition]) -> dict[Partition, Standing]:
+    def standing(self, partitions: Sequence[Partition]) -> dict[Partition, PartitionStanding]:
         """How each of these stands now."""
         ...
 
@@ -51,9 +51,9 @@ class StepSource(Protocol):
 class KafkaStepSource:
     """The source on a real (or the embedded) broker. Joins no group and commits nothing."""
 
-    def __init__(self, settings: KafkaSettings, group: str, clients: KafkaClients | None = None) -> None:
+    def __init__(self, settings: KafkaSettings, group: str) -> None:
         self._settings = settings
-        self._consumer: Consumer = (clients or KafkaClients()).consumer(consumer_config(settings, group))
+        self._consumer: Consumer = KafkaClients().consumer(consumer_config(settings, group))
 
     def partitions(self, topics: Sequence[str]) -> list[Partition]:
         """See `StepSource`."""
@@ -63,7 +63,7 @@ class KafkaStepSource:
             raise RetryableError(f"Kafka is out of reach: {error.args[0].str()}") from error
         return [(name, number) for name in topics if name in known for number in known[name].partitions]
 
-    def standing(self, partitions: Sequence[Partition]) -> dict[Partition, Standing]:
+    def standing(self, partitions: Sequence[Partition]) -> dict[Partition, PartitionStanding]:
         """See `StepSource`."""
         wanted = [TopicPartition(*partition) for partition in partitions]
         try:
@@ -72,10 +72,10 @@ class KafkaStepSource:
         except KafkaException as error:
             raise RetryableError(f"Kafka is out of reach: {error.args[0].str()}") from error
 
-    def _standing(self, one: TopicPartition) -> Standing:
+    def _standing(self, one: TopicPartition) -> PartitionStanding:
         place = TopicPartition(one.topic, one.partition)
         low, high = self._consumer.get_watermark_offsets(place, timeout=_ASK_SECONDS)
-        return Standing(low, high, one.offset if one.offset >= 0 else None)
+        return PartitionStanding(low, high, one.offset if one.offset >= 0 else None)
 
     def read(self, topic: str, spans: Spans) -> Iterator[list[RawEvent]]:
         """See `StepSource`."""

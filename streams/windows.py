@@ -22,10 +22,10 @@ from typing import Any, Literal
 import numpy as np
 
 from features.day_buckets import ENGAGEMENTS, LONGEST_DAYS, VISITS, pack, unpack
-from features.windows import DAY_MS
 from schemas.codec import encode
 from schemas.errors import DeadLetterReason
 from schemas.events import PinAggregated
+from schemas.times import DAY_MS
 from schemas.topics import ENGAGEMENT_OBSERVED, PIN_AGGREGATED, VISIT_OBSERVED, Topic
 
 from .positions import Partition

@@ -1,14 +1,16 @@
-"""The enrichment worker: sources → step → state, rows, dead letters → commit.
+"""The enrichment worker: events of the sources → Pin states, embedded rows and dead letters.
 
-What a crash can undo, in the order of effects per batch: state and positions are written (one atomic
-write), rows and letters are produced, the broker acknowledges them, offsets are committed. A kill
-between any two of them repeats the batch: the fold passes over what the state has, the rows come out
-again with the same revision, and readers keep one of them. Beside that, changed states are flushed to
-the compacted topic (`state_flush`), from which whoever takes a partition over restores them.
+A batch has these effects, in this order. States and positions go into the store, in one atomic write. Rows
+and letters are produced. The broker acknowledges them. Their offsets are committed. A kill between any two
+of these repeats the batch: the fold passes over events that the states have already, the rows come out again
+with the same revision, and readers keep one of two equal rows.
+
+Between batches the worker flushes changed states to a compacted topic (`state_flush`), from which the next
+owner of a partition restores them, and embeds stored Pins with a tower that has become live (`backfill`).
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,8 +20,9 @@ from schemas.topics import EMBEDDINGS_COUNTED
 from .backfill import Backfill
 from .catch_up import fold_known
 from .contact import Contact
+from .dead_letters import Headers
 from .embedded_tiers import EmbeddedTiers
-from .enrichment import Clock, Enriched, enrich, lacking
+from .enrichment import Clock, enrich, lacking
 from .fetched import Fetched
 from .handover import Assignment, Handover
 from .in_flight import InFlight
@@ -27,11 +30,12 @@ from .intake import Intake
 from .kafka import KafkaClients, KafkaSettings
 from .outlet import Outlet
 from .positions import position_meta
-from .sources import enrichment_sources
+from .sources import DeadLetter, enrichment_sources
 from .state_cache import CachedStore
-from .state_flush import FlushEnvirons, FlushSettings, StateFlush
+from .state_flush import FlushSettings, FlushSurroundings, StateFlush
 from .state_rows import StateRows
 from .telemetry import EnrichmentTelemetry
+from .tower_claims import TowerClaims
 from .tower_output import LiveTowers, PinEmbedder
 from .trouble import TROUBLE, PartitionsLost
 from .watchdog import Watchdog
@@ -44,11 +48,11 @@ _REOPEN_SECONDS = 60.0
 
 
 class EnrichmentWorker:
-    """One process of the group. `run` works until told to stop; an exception out of it is a reason to exit.
+    """One process of the consumer group. `run` works until it is told to stop.
 
-    Raises Refused for state of another cluster or topics that do not fit, `outlet.DeliveryFailed` when
-    the broker refuses a row for good, and RetryableError when none answers at the start; later it waits
-    for one.
+    Raises Refused for state of another cluster or topics that do not fit, `outlet.DeliveryFailed` when the
+    broker refuses a row for good, and RetryableError when no broker answers at the start. A broker that goes
+    away later is waited for. Any exception out of `run` is a reason to end the process.
     """
 
     def __init__(  # noqa: PLR0917 - the composition root's, each of its own kind
@@ -66,13 +70,13 @@ class EnrichmentWorker:
         self._telemetry, self._clock = telemetry, clock
         self._clients, self._times = clients or KafkaClients(), times or Times()
         self._store = CachedStore(store)
-        self._in_flight = InFlight()
         self._tiers = EmbeddedTiers(settings.tiers)
         by_worker = settings.backfill == "worker"
         self._backfill = Backfill(self._store, settings.backfill_chunk_pins, self._tiers, by_worker=by_worker)
         self._report = WorkerReport(settings, telemetry, clock, self._times)
         self._watchdog = Watchdog(settings.watchdog_seconds, self._times.awake_seconds)
-        self._discarding = self._busy = False
+        self._busy = False
+        """Whether a flush or a backfill has more to produce: then nobody waits for a fuller batch."""
         self._serving: list[str] = []
         self.start()
 
@@ -87,7 +91,7 @@ class EnrichmentWorker:
                 except TROUBLE as trouble:
                     log.warning("%s: what is not acknowledged is repeated by the next start", trouble)
         finally:
-            # After a failure too: what was not committed is another member's at once, not in 10 s.
+            # Also after a failure: the partitions go to another member at once, not when the session ends.
             self.stop()
 
     def start(self) -> None:
@@ -98,38 +102,42 @@ class EnrichmentWorker:
         self._intake = Intake(
             self._kafka, enrichment_sources(), self._store, self._telemetry, handover, self._clients
         )
+        ends, embedded = self._intake.state_ends, self._backfill.embedded
         self._flush = StateFlush(
             self._store,
             FlushSettings(self._settings.name, self._settings.flush_seconds, self._settings.flush_chunk_pins),
-            FlushEnvirons(self._intake.state_ends, self._backfill.embedded, self._clock, self._times.wall_ms),
+            FlushSurroundings(ends, embedded, self._clock, self._times.wall_ms),
         )
+        self._claims = TowerClaims(self._backfill, self._flush, self._settle, self._produce_states)
         self._contact = Contact(self._clock, self._kafka.session_timeout_ms / 1000)
         self._discarding = False
+        """Whether partitions that go are given up as they are, without finishing anything for them."""
 
     def turn(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """One batch, or one idle moment; trouble with Kafka closes the connections and opens them again."""
+        """One batch, or one idle moment. After trouble with Kafka the connections are opened anew."""
         try:
             self._turn()
         except TROUBLE as trouble:
             self._reopen(trouble, stopped)
 
     def stop(self) -> None:
-        """Leave the group. What `run` has not finished is left to the next owner."""
+        """Leave the group. What `run` has not finished is left to the next owner of the partitions."""
         self._discarding = True
         self._intake.close()
 
     def _turn(self) -> None:
         self._contact.turn()
-        # With a flush or a backfill to go on with, nobody waits for a fuller batch.
-        poll_seconds = 0.0 if self._busy else self._settings.poll_seconds
-        fetched = self._intake.read(self._settings.batch_events, poll_seconds)
-        # Asked after the read: whoever has just taken partitions over knows the towers of now.
+        fetched = self._intake.read(
+            self._settings.batch_events, 0.0 if self._busy else self._settings.poll_seconds
+        )
+        # Asked after the read: partitions that the read brought are embedded with the towers of now.
         towers = self._report.metered(self._live_towers())
         versions = [tower.version for tower in towers]
-        self._retract(versions)
+        self._claims.retract(versions)
         self._follow_serving(versions[:1])
         caught_up = self._intake.caught_up()
-        # Before the batch is stored: over an empty store a backfill is through at once.
+        # No backfill beside silent events: they emit no rows, so Pins that it has passed would lack theirs.
+        # And it comes before the batch is stored: an empty store's backfill is complete at once, for good.
         filled = self._fill(towers, frozenset() if fetched and fetched.known else caught_up)
         if fetched is None:
             self._settle()
@@ -139,32 +147,32 @@ class EnrichmentWorker:
         self._busy = self._produce_states(self._flush.next_rows()) or filled
         self._tell(versions, idle=fetched is None)
 
-    def _retract(self, versions: Sequence[str]) -> None:
-        """No checkpoint, ours or an earlier owner's, may name a tower that the next rows lack."""
-        if self._backfill.drops(versions) or self._flush.names_others(versions):
-            self._correct(lambda: self._flush.retract(versions))
-
     def _follow_serving(self, serving: list[str]) -> None:
-        """Whoever folds our events silently asks the serving tower of its own time what we turned down."""
+        """Flush soon when another tower serves: the fewer events the next owner folds silently, the better.
+
+        The serving tower decides which events are dead letters, and the next owner asks the one of its time.
+        """
         if serving != self._serving and self._serving:
             self._flush.hasten()
         self._serving = serving
 
     def _step(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
-        """Enrich a batch while the one before it is on its way; then settle that one and let this one go."""
+        """Enrich a batch while the batch before it is on its way; settle that one, then produce this one."""
         if fetched.known:
             self._catch_up(fetched, towers)
         formats = self._clients.formats
         enriched = enrich(fetched.batches, self._store, towers, self._clock, formats, self._tiers)
-        self._take_back(lacking(enriched.left_out))
+        lost = lacking(enriched.left_out)
+        self._claims.take_back(lost)
         self._settle()
         start = self._clock()
         if enriched.letters_first:
-            self._send_letters(fetched, enriched)
+            self._send_letters(enriched.letters, fetched.headers)
             self._outlet.wait()
-        self._store.put_many(
-            enriched.pin_ids, enriched.records, enriched.tails, position_meta(fetched.offsets)
-        )
+        # With the states goes what the backfill now knows to lack: a restart must not forget it. Only from
+        # here on: what `_settle` has just stored was the progress as it was before this batch.
+        meta = position_meta(fetched.offsets) | self._backfill.meta_of(lost)
+        self._store.put_many(enriched.pin_ids, enriched.records, enriched.tails, meta)
         self._flush.note(enriched.pin_ids, fetched.offsets)
         stored = self._clock()
         self._check_fence()
@@ -172,51 +180,42 @@ class EnrichmentWorker:
             self._outlet.produce_rows(rows)
             self._in_flight.rows[ordinal] += len(rows)
         if not enriched.letters_first:
-            self._send_letters(fetched, enriched)
+            self._send_letters(enriched.letters, fetched.headers)
         self._in_flight.offsets |= fetched.offsets
         stages = enriched.stage_seconds | {"store": stored - start, "produce": self._clock() - stored}
         self._report.batch(fetched, enriched, stages, [tower.version for tower in towers])
 
-    def _take_back(self, lacking: Mapping[str, frozenset[int]]) -> None:
-        """No checkpoint may call a tower complete where a row will be lacking, also not after a kill."""
-        for version, partitions in lacking.items():
-            self._backfill.lost(version, partitions)
-        if self._flush.calls_complete(lacking):
-            self._correct(lambda: self._flush.lacks(lacking))
-
-    def _correct(self, checkpoints: Callable[[], StateRows | None]) -> None:
-        """Settle twice (the first may let out a checkpoint that still names the tower), then send these."""
-        self._settle()
-        self._settle()
-        self._produce_states(checkpoints())
-        self._settle()
-
-    def _send_letters(self, fetched: Fetched, enriched: Enriched) -> None:
+    def _send_letters(
+        self, letters: Sequence[DeadLetter], headers: Callable[[str, int], Headers | None]
+    ) -> None:
         self._check_fence()
-        self._outlet.produce_letters(
-            [(letter, fetched.headers(letter.topic, letter.row)) for letter in enriched.letters]
-        )
+        self._outlet.produce_letters([(one, headers(one.topic, one.row)) for one in letters])
 
     def _catch_up(self, fetched: Fetched, towers: Sequence[PinEmbedder]) -> None:
-        """Fold what another owner has emitted and committed."""
-        pins = fold_known(fetched.known, self._store, towers, self._clock, self._clients.formats, self._tiers)
-        self._flush.note(pins, {})
-        self._report.caught_up(fetched.known)
+        """Fold the silent events of a batch: the previous owner has emitted and committed them."""
+        folded = fold_known(
+            fetched.known, self._store, towers, self._clock, self._clients.formats, self._tiers
+        )
+        if folded.letters:
+            # Acknowledged first: a state that holds a later event of its Pin hides that this one is missing.
+            self._send_letters(folded.letters, fetched.known_headers)
+            self._outlet.wait()
+        self._store.put_many(folded.pin_ids, folded.records, folded.tails)
+        self._flush.note(folded.pin_ids, {})
+        self._report.caught_up(fetched.known, folded.letters)
 
     def _check_fence(self) -> None:
-        """Nothing is produced by a worker that was away (stopped, swapped out) until it asked the group.
+        """Before anything is produced: a worker that was away (stopped, swapped out) asks its group first.
 
-        Raises PartitionsLost. Without it a worker that wakes up after its session ended would put rows
-        of an older state behind the rows of the one that took over, and compaction would keep those.
+        Raises PartitionsLost when the worker was replaced. Without this a worker that wakes up after its
+        session ended would put rows of old states behind the rows of its successor, and compaction would
+        keep those of the old states.
         """
-        while self._contact.away():
-            asked_at = self._clock()
-            if not self._intake.still_ours():
-                raise PartitionsLost("away for longer than the group waits")
-            self._contact.asked(asked_at)
+        if not self._contact.confirm(self._intake.still_ours):
+            raise PartitionsLost("away for longer than the group waits")
 
     def _settle(self, *, wait_for_commit: bool = False) -> None:
-        """Wait until the broker has what is in flight, then commit it."""
+        """Wait until the broker has acknowledged what is in flight; then store and commit what follows."""
         flying, self._in_flight = self._in_flight, InFlight()
         if flying:
             start = self._clock()
@@ -240,7 +239,7 @@ class EnrichmentWorker:
         return True
 
     def _begin(self, assignment: Assignment) -> None:
-        """Partitions came."""
+        """Partitions were assigned."""
         self._backfill.begin(assignment.checkpoints, assignment.foreign)
         self._flush.begin(assignment.starts, assignment.checkpoints, assignment.unwritten)
         self._outlet.produce_letters([(letter, None) for letter in assignment.restored.letters])
@@ -249,12 +248,12 @@ class EnrichmentWorker:
         self._watchdog.beat()
 
     def _finish(self) -> None:
-        """All in flight acknowledged and committed, states flushed: at a stop, before partitions go."""
+        """Settle, commit and flush, before a stop or before partitions go to another worker."""
         if self._discarding:
             return
         self._settle(wait_for_commit=True)
         deadline = self._clock() + self._settings.drain_seconds
-        # A flush that is under way, and one for what has changed since it began.
+        # Two flushes: one that may be under way, and one for what has changed since it began.
         for _ in range(2):
             while self._clock() < deadline and (rows := self._flush.next_rows(at_once=True)) is not None:
                 self._produce_states(rows)
@@ -262,15 +261,15 @@ class EnrichmentWorker:
             self._settle()
 
     def _hand_over(self) -> None:
-        """The partitions go to somebody else, who reads again what there was no time to flush."""
+        """The partitions go to another worker, which reads again what there was no time to flush."""
         self._finish()
         self._flush.drop()
 
     def _abandon(self) -> None:
-        """The partitions are somebody else's already: nothing of them is produced or committed."""
+        """The partitions are another worker's already: produce and commit nothing of them."""
         self._in_flight = InFlight()
         self._flush.drop()
-        # What is still queued may be older than what the new owner has sent by now.
+        # What the producer still holds may be older than what the new owner has sent by now.
         self._outlet.drop()
         self._outlet = Outlet(self._kafka, self._settings.name, self._clients)
 
@@ -287,14 +286,14 @@ class EnrichmentWorker:
             self._times.pause(self._settings.retry_seconds)
             self._watchdog.beat()
             try:
-                self._live_towers()  # without any nothing is taken in, so no partitions are taken either
+                self._live_towers()  # raises without a tower: a worker that has none takes no partitions
                 self.start()
                 return
             except TROUBLE as again:
                 trouble = again
 
     def _fill(self, towers: Sequence[PinEmbedder], partitions: frozenset[int]) -> bool:
-        """One chunk of a backfill. Of no partition while silent events are folded: they emit nothing."""
+        """Produce one chunk of a backfill of these partitions; whether there was one."""
         if (chunk := self._backfill.next_chunk(towers, partitions)) is None:
             return False
         self._check_fence()
@@ -308,7 +307,7 @@ class EnrichmentWorker:
         return True
 
     def _tell(self, versions: Sequence[str], *, idle: bool) -> None:
-        """Refresh lag, backfills and status, once per interval; feed the watchdog when there is no work."""
+        """Once per interval: refresh lag, backfills and status; feed the watchdog where there is no work."""
         if not self._report.due():
             return
         lag = self._intake.lag(ask=idle)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from schemas.artefacts import write_atomic
 from schemas.codec import encode
 from schemas.skew import EmbeddingsCounted
+from schemas.statuses import WorkerStatus
 
 from .backfill import Progress
 from .embedded_rows import EmbeddedRows
@@ -15,12 +16,12 @@ from .embedded_tiers import EmbeddedTiers
 from .enrichment import Clock, Enriched, LeftOut
 from .fetched import Fetched
 from .in_flight import InFlight
-from .sources import SourceBatch
+from .sources import DeadLetter, SourceBatch
 from .telemetry import EnrichmentTelemetry, tower_label
 from .tower_costs import TowerCosts
 from .tower_output import PinEmbedder
 from .worker_settings import Times, WorkerSettings
-from .worker_status import Facts, StatusMeter, WorkerStatus
+from .worker_status import Facts, StatusMeter
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +57,13 @@ class WorkerReport:
         self, fetched: Fetched, enriched: Enriched, stages: Mapping[str, float], versions: Sequence[str]
     ) -> None:
         """One batch is stored and on its way."""
-        lost = Counter(letter.topic for letter in enriched.letters)
+        lost = self._dead_lettered(enriched.letters)
         for batch in fetched.batches:
             topic = batch.source.topic
             repeated = enriched.redelivered.get(topic, 0)
             self._telemetry.events.labels(topic, "redelivered").inc(repeated)
             self._telemetry.events.labels(topic, "dead_lettered").inc(lost[topic])
             self._telemetry.events.labels(topic, "applied").inc(len(batch) - repeated - lost[topic])
-        for letter in enriched.letters:
-            self._telemetry.dead_letters.labels(letter.topic, letter.reason.value).inc()
         for stage, seconds in stages.items():
             self._telemetry.stage_seconds.labels(stage).observe(seconds)
         events = sum(map(len, fetched.batches))
@@ -109,10 +108,19 @@ class WorkerReport:
         self._costs.produced(place, rows, backfill=True)
         self._telemetry.backfilled.labels(tower_label(place)).inc(len(rows))
 
-    def caught_up(self, batches: Sequence[SourceBatch]) -> None:
-        """Events of another owner were folded in."""
+    def caught_up(self, batches: Sequence[SourceBatch], letters: Sequence[DeadLetter]) -> None:
+        """Events of the previous owner were folded in, but for those that these letters are about."""
+        lost = self._dead_lettered(letters)
         for batch in batches:
-            self._telemetry.events.labels(batch.source.topic, "caught_up").inc(len(batch))
+            topic = batch.source.topic
+            self._telemetry.events.labels(topic, "dead_lettered").inc(lost[topic])
+            self._telemetry.events.labels(topic, "caught_up").inc(len(batch) - lost[topic])
+
+    def _dead_lettered(self, letters: Sequence[DeadLetter]) -> Counter[str]:
+        """Count letters by reason; gives how many each topic has."""
+        for letter in letters:
+            self._telemetry.dead_letters.labels(letter.topic, letter.reason.value).inc()
+        return Counter(letter.topic for letter in letters)
 
     def acknowledged(self, flying: InFlight) -> None:
         """The broker has all of it."""

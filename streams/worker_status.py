@@ -1,58 +1,13 @@
-"""What one worker says about itself in a small JSON file, for consoles."""
+"""Counts what one enrichment worker has done, for its status file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from pydantic import BaseModel, ConfigDict
+from schemas.statuses import BackfillStatus, TowerStatus, WorkerStatus
 
 from .backfill import Progress
 from .enrichment import Clock
 from .tower_costs import TowerCost
-
-
-class BackfillStatus(BaseModel):
-    """How far the backfill of one tower version is."""
-
-    model_config = ConfigDict(frozen=True)
-
-    pins: int
-    done: bool
-    failed: int = 0
-    """Pins that it could not embed. Of a candidate they have to be 0 before a snapshot of it is cut."""
-
-
-class TowerStatus(BaseModel):
-    """What one tower version has cost since the process began; see `TowerCost`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    embed_cpu_seconds: float
-    rows: int
-    row_bytes: int
-    backfill_rows: int
-
-
-class WorkerStatus(BaseModel):
-    """One worker, now: rate over the last interval, totals since its start.
-
-    `towers` names each version that was live since `started_at_ms`. The difference of two statuses of one
-    start is what lay between them; with another `started_at_ms` all totals began anew.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    worker: str
-    started_at_ms: int
-    written_at_ms: int
-    events_per_second: float
-    events: int
-    dead_letters: int
-    lag_events: int
-    partitions: int
-    backfills: dict[str, BackfillStatus]
-    live: list[str]
-    rss_bytes: int
-    towers: dict[str, TowerStatus]
 
 
 @dataclass(frozen=True)

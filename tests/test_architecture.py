@@ -78,3 +78,19 @@ def test_the_environment_is_read_in_one_place(path: Path) -> None:
     )
 
     assert allowed or reads == set()
+
+
+ENTRYPOINTS = [path for path in SOURCES if path.parent.name == "entrypoints"]
+COMMANDS = [path for path in ENTRYPOINTS if path.stem.startswith(("cli", "demo", "wiring"))]
+
+
+@pytest.mark.parametrize("path", sorted(set(ENTRYPOINTS) - set(COMMANDS)), ids=_name)
+def test_only_commands_import_the_composition_root(path: Path) -> None:
+    imported = {
+        name.split(".")[-1]
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for name in (node.module or "", *(alias.name for alias in node.names))
+    }
+
+    assert not {name for name in imported if name.startswith("wiring")}

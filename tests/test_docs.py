@@ -1,5 +1,6 @@
 """What can rot is checked: settings, metrics, links, the tree and the commands that the docs name."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -52,6 +53,15 @@ def test_files_that_the_docs_name_exist(page: Path) -> None:
     named = set(re.findall(rf"`((?:{packages}|tests|benchmarks|docs)/[\w./-]+\.(?:py|md|json|html))", text))
 
     assert {one for one in named if not (ROOT / one).exists()} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_in_modules_that_the_docs_name_exist(page: Path) -> None:
+    packages = "schemas|features|datasets|models|index|streams|serving|evaluation|entrypoints|skewless_client"
+    dotted = rf"`((?:{packages})(?:\.[a-z_]+)+)\.([A-Z]\w+)`"
+    named = set(re.findall(dotted, page.read_text("utf-8")))
+
+    assert {one for one in named if not hasattr(importlib.import_module(one[0]), one[1])} == set()
 
 
 def test_make_targets_that_the_docs_name_exist() -> None:

@@ -5,7 +5,8 @@ import numpy as np
 from benchmarks.freshness_skew_clock import HOUR_MS
 from benchmarks.freshness_skew_stream import Stream, all_queries, spans
 from datasets.training_rows import pins_at_start
-from datasets.weeks import DAY_MS, week_start_ms
+from datasets.weeks import week_start_ms
+from schemas.times import DAY_MS
 from tests.datasets.tiny_journey import TinyTables
 
 _VALUES = ("price_micros", "display_stores", "mailer_stores", "coupons", "offsite_visits", "advertiser_id")

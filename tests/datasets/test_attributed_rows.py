@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.attributed_columns import COLUMNS
-from datasets.attributed_rows import LINEAGE_KEY, SCHEMA, actions_of, history, table_of, write_table
+from datasets.attributed_rows import (
+    LINEAGE_KEY,
+    PIN_COLUMNS,
+    SCHEMA,
+    actions_of,
+    history,
+    table_of,
+    write_table,
+)
 from features.definitions import registry
 from schemas.events import EngagementObserved
 from schemas.impressions import ImpressionAttributed
@@ -29,8 +37,7 @@ def row(served_at_ms: int, *, user: int | None = 1, queried_at_ms: int | None = 
 
 
 def no_pins(snapshot_id: str, pin_ids: Sequence[int]) -> Mapping[str, list[int | None]]:
-    names = [one.name for one in COLUMNS if one.name.startswith("pin_") and one.source.startswith("snapshot")]
-    return {name: [None] * len(pin_ids) for name in names}
+    return {name: [None] * len(pin_ids) for name in PIN_COLUMNS}
 
 
 EVENTS = st.builds(
@@ -117,6 +124,19 @@ def test_pins_are_looked_up_in_the_snapshot_of_each_row() -> None:
     ]
 
     assert table_of(rows, actions_of([]), pins)["pin_price_micros"].to_pylist() == [107, 208, 109]
+
+
+def test_what_was_logged_of_a_pin_stands_whole_and_its_snapshot_is_not_asked() -> None:
+    """A part of it from the snapshot would be of another moment."""
+
+    def no_snapshot(snapshot_id: str, pin_ids: Sequence[int]) -> Mapping[str, list[int | None]]:
+        raise AssertionError(f"{snapshot_id} was asked for {pin_ids}")
+
+    logged = {"pin_price_micros": 5, "pin_target_ages": 0, "pin_updated_at_ms": 90}
+
+    (told,) = table_of([row(100).model_copy(update=logged)], actions_of([]), no_snapshot).to_pylist()
+
+    assert {name: told[name] for name in PIN_COLUMNS} == dict.fromkeys(PIN_COLUMNS) | logged
 
 
 def test_the_file_is_whole_with_its_lineage_or_not_there(tmp_path: Path) -> None:

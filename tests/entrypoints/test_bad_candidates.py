@@ -14,7 +14,7 @@ from schemas.embeddings import embedded_key
 from schemas.manifests import CheckResult, ReleaseManifest, TowerManifest
 from schemas.vectors import encode_fp16
 from streams.cut_policy import EventTimeCut
-from streams.cutter import Cutter, CutterSettings, Surroundings
+from streams.cutter import Cutter, CutterSettings, CutterSurroundings
 from tests.entrypoints.world import HOUR_MS, cut, save_hot_tower, save_tower
 from tests.schemas.examples import pin_embedded
 from tests.streams.embedded_rows_on_a_topic import Letterbox, MemoryTopic
@@ -66,7 +66,7 @@ def test_a_cutter_that_starts_over_a_bad_candidate_s_snapshot_goes_on_cutting_th
         ingested_at_ms=later_ms,
     )
     topic.put(embedded_key(1, hot[0].tower_version), encode(message))
-    around = Surroundings(
+    around = CutterSurroundings(
         live=lambda: hot, clock_ms=lambda: later_ms, outlet=Letterbox(), on_snapshot=Releaser(settings)
     )
     cutter = Cutter(topic, CutterSettings(settings.snapshots_dir), EventTimeCut(), around)

@@ -109,6 +109,32 @@ def test_a_refusal_says_what_was_expected_what_came_and_what_fixes_it_and_exits_
     assert "fix" in done.stderr
 
 
+def test_with_json_a_refusal_is_one_object_on_stderr(tmp_path: Path) -> None:
+    done = skewless("release", "show", "--json", data_dir=tmp_path)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert json.loads(done.stderr) == {
+        "refused": {
+            "code": "no_release",
+            "expected": "a live release",
+            "came": "none",
+            "fix": "`skewless release publish ID` makes one live.",
+        }
+    }
+
+
+def test_with_json_what_cannot_be_reached_is_one_object_on_stderr(tmp_path: Path) -> None:
+    log, disk = (
+        skewless("recount", "--json", data_dir=tmp_path / "none"),
+        skewless("recount", "--json", data_dir=Path(__file__)),
+    )
+
+    assert [(one.returncode, one.stdout) for one in (log, disk)] == [(3, ""), (3, "")]
+    assert "no ranking log" in json.loads(log.stderr)["unavailable"]["came"]
+    told = json.loads(disk.stderr)["unavailable"]
+    assert "Not a directory" in told["came"] and "skewless doctor" in told["fix"]
+
+
 def test_wrong_usage_exits_with_2() -> None:
     assert skewless("rank").returncode == 2
     assert skewless("no-such-command").returncode == 2
@@ -137,13 +163,6 @@ def test_an_empty_data_directory_has_no_releases_and_no_towers(tmp_path: Path) -
     assert json.loads(skewless("towers", "list", "--json", data_dir=tmp_path).stdout) == []
     assert skewless("release", "show", data_dir=tmp_path).returncode == 1
     assert skewless("release", "rollback", data_dir=tmp_path).returncode == 1
-
-
-def test_recounting_an_empty_log_finds_nothing(tmp_path: Path) -> None:
-    counted = json.loads(skewless("recount", "--json", data_dir=tmp_path).stdout)
-
-    nothing = {"responses": 0, "pairs": 0, "mixed": 0, "scored": 0, "mixed_scored": 0}
-    assert counted == [{"version_policy": policy} | nothing for policy in ("enforce", "tolerate")]
 
 
 def test_secrets_are_masked_in_the_list_of_settings() -> None:

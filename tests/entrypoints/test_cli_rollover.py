@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from entrypoints.settings import Settings
-from entrypoints.wiring import cutter_lock
 from models.live_towers import read_live_towers, write_live_towers
 from schemas.errors import Refused
 from schemas.file_locks import held_alone
@@ -24,7 +23,7 @@ def versions(tmp_path: Path) -> list[str]:
 
 
 def test_a_second_cutter_of_a_tier_is_refused(tmp_path: Path, versions: list[str]) -> None:
-    with held_alone(cutter_lock(Settings.load(data_dir=tmp_path), "realtime"), Refused("", "", "", "")):
+    with held_alone(Settings.load(data_dir=tmp_path).cutter_lock("realtime"), Refused("", "", "", "")):
         done = skewless("snapshots", broker=NOWHERE, data_dir=tmp_path)
 
     assert done.returncode == 1 and "cutter_running" in done.stderr

@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import Producer
 
 from entrypoints.settings import Settings
-from entrypoints.wiring_streams import FACTORIES, check_cluster, steps
+from entrypoints.wiring_streams import FACTORIES, steps
 from schemas.errors import Refused
 from schemas.topics import VISIT_OBSERVED
 from streams.embedded_broker import EmbeddedBroker
@@ -105,13 +105,3 @@ def test_the_steps_can_be_chosen(tmp_path: Path) -> None:
 def test_a_step_that_there_is_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="unknown_step"):
         steps(Settings.load(data_dir=tmp_path), only=["window"])
-
-
-def test_state_of_another_cluster_is_refused(tmp_path: Path) -> None:
-    with EmbeddedBroker() as broker:
-        settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
-        check_cluster(settings, tmp_path)
-        check_cluster(settings, tmp_path)
-        (tmp_path / "CLUSTER").write_text("another")
-        with pytest.raises(Refused, match="state_of_another_cluster"):
-            check_cluster(settings, tmp_path)

@@ -37,7 +37,7 @@ HOST = HostFacts(
     port_use="free",
     faust_web_open=False,
 )
-A, B, OURS, OTHER = "a" * 64, "b" * 64, "1" * 64, "2" * 64
+A, B, C, OURS, OTHER = "a" * 64, "b" * 64, "c" * 64, "1" * 64, "2" * 64
 ARTEFACTS = ArtefactFacts(
     registry_hash=OURS,
     live=(A,),
@@ -137,6 +137,13 @@ def test_a_fault_of_the_host_is_found(fault: dict[str, object], check: str, stat
 
 def test_a_server_of_ours_on_the_port_is_no_fault() -> None:
     assert wrong(list(check_host(replace(HOST, port_use="ours")))) == {}
+
+
+def test_a_live_release_whose_tower_is_not_live_gets_it_in_front_of_those_that_are() -> None:
+    fault = replace(ARTEFACTS, live=(B, C), tower_registries={B: OURS, C: OURS})
+    (finding,) = (one for one in check_artefacts(fault) if one.status == "FAIL")
+
+    assert finding.fix == f"skewless towers live {A[:12]} {B[:12]} {C[:12]}"
 
 
 @pytest.mark.parametrize(

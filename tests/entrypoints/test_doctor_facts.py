@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from entrypoints.doctor_facts import declaration_findings
 from entrypoints.releasing import build_from_snapshot
 from entrypoints.settings import Settings
 from entrypoints.store_connection import release_store
@@ -73,6 +74,8 @@ def test_a_working_installation_passes(data: Path, broker: str) -> None:
 
     assert code == 0
     assert "FAIL" not in {status for status, _ in checks.values()}
+    assert checks["tiers"] == ("OK", "realtime")
+    assert checks["rollover"] == ("OK", "none under way")
     assert checks["live tower"][0] == checks["live release"][0] == checks["broker"][0] == "OK"
 
 
@@ -120,6 +123,21 @@ def _manifest_is_damaged(data: Path) -> str:
     return f"artefact {release[:20]}"
 
 
+def _tiers_are_damaged(data: Path) -> str:
+    (data / "tiers.json").write_text('{"tiers": 3}')
+    return "tiers"
+
+
+def _rollover_is_damaged(data: Path) -> str:
+    (data / "towers" / "ROLLOVER.json").write_text("{}")
+    return "rollover"
+
+
+def _rollover_cannot_be_read(data: Path) -> str:
+    (data / "towers" / "ROLLOVER.json").mkdir()
+    return "rollover"
+
+
 def _live_names_another_tower(data: Path) -> str:
     live = json.loads((data / "towers" / "LIVE").read_text())[0]
     (other,) = {path.parent.name for path in (data / "towers").glob("*/READY")} - {live}
@@ -136,6 +154,9 @@ def _live_names_another_tower(data: Path) -> str:
         _current_names_a_ghost,
         _current_is_nonsense,
         _manifest_is_damaged,
+        _tiers_are_damaged,
+        _rollover_is_damaged,
+        _rollover_cannot_be_read,
         _live_names_another_tower,
     ],
 )
@@ -148,6 +169,19 @@ def test_a_fault_in_the_data_directory_is_found(
 
     assert code == 1
     assert checks[check][0] == "FAIL"
+
+
+def test_what_mends_a_damaged_declaration_is_what_its_refusal_says(tmp_path: Path) -> None:
+    settings = Settings.load(data_dir=tmp_path)
+    settings.towers_dir.mkdir()
+    _tiers_are_damaged(tmp_path)
+    _rollover_is_damaged(tmp_path)
+
+    tiers, rollover = declaration_findings(settings)
+
+    assert (tiers.status, rollover.status) == ("FAIL", "FAIL")
+    assert "bad_tiers" in tiers.found and tiers.fix == f"Mend {tmp_path / 'tiers.json'}."
+    assert "bad_rollover" in rollover.found and "start the rollover again" in rollover.fix
 
 
 def test_a_data_directory_that_cannot_be_one_is_found(tmp_path: Path, broker: str) -> None:

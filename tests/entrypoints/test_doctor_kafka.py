@@ -16,7 +16,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 
 from entrypoints.doctor import Finding
 from entrypoints.doctor_kafka import Needs, check_kafka, our_topics
-from schemas.topics import DAY_MS, DEAD_LETTERED, PIN_CHANGED, PIN_FEATURES, TOPICS, VISIT_OBSERVED
+from schemas.times import DAY_MS
+from schemas.topics import DEAD_LETTERED, PIN_CHANGED, PIN_FEATURES, TOPICS, VISIT_OBSERVED
 from streams.embedded_broker import EmbeddedBroker
 from streams.kafka import KafkaSettings, ensure_topics
 from streams.local_kafka import LocalKafka
@@ -131,6 +132,32 @@ def test_what_is_just_good_enough_is_no_fault(facts: KafkaFacts) -> None:
     assert wrong(facts) == []
 
 
+def the_fix(facts: KafkaFacts) -> str:
+    (finding,) = (one for one in check_kafka(facts, NEEDS) if one.status == "FAIL")
+    return finding.fix
+
+
+def test_a_topic_with_too_few_partitions_is_made_anew_only_where_it_can_be_filled_again() -> None:
+    sources = the_fix(with_topic(PIN_CHANGED.name, partitions=5))
+    states = the_fix(with_topic(PIN_FEATURES.name, partitions=5))
+
+    assert (
+        "loses what is on it: kafka-topics.sh --bootstrap-server k:9092 --delete --topic pin.changed.v1;"
+        in sources
+    )
+    assert "--delete" not in states
+    assert "the other topics do not go back far enough to rebuild it" in states
+
+
+def test_a_command_for_a_topics_settings_says_which_cluster_it_is_for() -> None:
+    config = {"cleanup.policy": "delete"}
+
+    assert the_fix(with_topic(PIN_FEATURES.name, config=config)) == (
+        "kafka-configs.sh --bootstrap-server k:9092 --alter --entity-type topics "
+        "--entity-name pin.features.v1 --add-config cleanup.policy=compact"
+    )
+
+
 def test_one_command_makes_the_broker_stamp_every_topic_whose_times_are_looked_at() -> None:
     created = {"message.timestamp.type": "CreateTime"}
     topics = {name: replace(one, config={**one.config, **created}) for name, one in healthy().topics.items()}
@@ -141,6 +168,7 @@ def test_one_command_makes_the_broker_stamp_every_topic_whose_times_are_looked_a
     assert finding.fix.startswith(
         "for topic in pin.changed.v1 pin.aggregated.v1 visit.observed.v1 engagement.observed.v1 "
         "impression.served.v1 ranking.logged.v1 embeddings.counted.v1; do kafka-configs.sh "
+        "--bootstrap-server k:9092 --alter "
     )
     assert finding.fix.endswith(
         "--entity-name $topic --add-config message.timestamp.type=LogAppendTime; done"

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Producer
 from prometheus_client import CollectorRegistry
 
-from entrypoints import wiring
+from entrypoints import clocks, wiring
 from entrypoints.settings import Settings
 from features.tier_slices import in_tier
 from models.live_towers import write_live_towers
@@ -92,7 +92,7 @@ def test_tiers_and_the_backfill_setting_reach_the_worker(tmp_path: Path, backfil
         assert producer.flush(10) == 0
         deadline = time.monotonic() + DEADLINE_SECONDS
         with wiring.enrichment_worker(settings, 0, CollectorRegistry()) as worker:
-            assert worker._clock is wiring.since_boot_seconds
+            assert worker._clock is clocks.since_boot_seconds
             worker.run(lambda: time.monotonic() > deadline or _all_covered(kafka, len(pins)))
         rows = [decode(PinEmbedded, one.value()) for one in read_all(kafka, PIN_EMBEDDED.name)]
         said = [decode(StateCheckpointed, one.value()) for one in read_all(kafka, STATE_CHECKPOINTED.name)]
@@ -114,7 +114,7 @@ def _all_covered(kafka: KafkaSettings, events: int) -> bool:
 
 def test_the_worker_goes_by_a_clock_that_counts_suspended_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 7_200.0}.__getitem__)
-    assert wiring.since_boot_seconds() == 7_200.0
+    assert clocks.since_boot_seconds() == 7_200.0
     monkeypatch.delattr(time, "CLOCK_BOOTTIME")
     monkeypatch.setattr(time, "monotonic", lambda: 5.0)
-    assert wiring.since_boot_seconds() == 5.0
+    assert clocks.since_boot_seconds() == 5.0

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from entrypoints import releasing
-from entrypoints.releasing import Releaser, build_from_snapshot, check_release
+from entrypoints.releasing import Releaser, build_from_snapshot
+from entrypoints.releasing_checks import check_release
 from entrypoints.settings import Settings
 from entrypoints.store_connection import release_store
 from index.builder import BuildReport
@@ -441,6 +442,56 @@ def test_a_build_that_finds_the_disk_full_leaves_room_for_the_next(
         publish(cut(settings.data_dir, tower, 30, hour=3))
 
     assert len(list(settings.snapshots_dir.iterdir())) == kept
+
+
+def test_a_clean_up_that_finds_the_disk_full_does_not_keep_the_snapshot_from_being_released(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tower = save_tower(settings.data_dir, seed=1)
+    write_live_towers(settings.towers_dir, [tower.tower_version])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(releasing, "clean_up", full)
+    Releaser(settings)(cut(settings.data_dir, tower, 30))
+
+    assert _live(settings).tower_version == tower.tower_version
+    assert "old releases and snapshots stay" in caplog.text
+
+
+@pytest.mark.parametrize(("ahead", "warned"), [(1.0, False), (1.1, True)])
+def test_a_snapshot_of_an_hour_that_has_not_come_is_named(
+    settings: Settings, caplog: pytest.LogCaptureFixture, ahead: float, warned: bool
+) -> None:
+    """As a clock that was ahead has it cut: until then no release is built of a newer one."""
+    tower = save_tower(settings.data_dir, seed=1)
+    write_live_towers(settings.towers_dir, [tower.tower_version])
+    snapshot = cut(settings.data_dir, tower, 30)
+    now_ms = HOUR_MS - int(ahead * 3_600_000)
+
+    Releaser(settings, clock_ms=lambda: now_ms)(snapshot)
+
+    said = [one.getMessage() for one in caplog.records if "has not come" in one.getMessage()]
+    assert [snapshot.snapshot_id in one and "ReleaseStale" in one for one in said] == [True] * warned
+
+
+def test_a_snapshot_of_an_hour_that_has_not_come_is_gone_back_from_and_moved_away(settings: Settings) -> None:
+    """What the runbook ReleaseStale says."""
+    tower = save_tower(settings.data_dir, seed=1)
+    write_live_towers(settings.towers_dir, [tower.tower_version])
+    publish = Releaser(settings)
+    publish(cut(settings.data_dir, tower, 30))
+    ahead = cut(settings.data_dir, tower, 30, hour=1000)
+    publish(ahead)
+    publish(cut(settings.data_dir, tower, 31, hour=1))
+    assert _live(settings).snapshot_id == ahead.snapshot_id
+
+    release_store(settings).rollback(actor="ada", reason="clock")
+    (settings.snapshots_dir / ahead.snapshot_id).rename(settings.data_dir / "moved-away")
+    publish(cut(settings.data_dir, tower, 32, hour=2))
+
+    assert _live(settings).index.rows == 32
 
 
 @pytest.mark.parametrize("place", ["snapshots", "towers", "releases"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from entrypoints import retention
 from entrypoints.releasing import Releaser
 from entrypoints.retention import clean_up
 from entrypoints.rolling_back import roll_back
@@ -12,6 +13,7 @@ from entrypoints.store_connection import release_store
 from models.live_towers import read_live_towers, write_live_towers
 from schemas.artefacts import write_atomic
 from schemas.embedding_runs import AssembledRun, EmbeddingRun
+from schemas.errors import RetryableError
 from schemas.manifests import TowerManifest
 from streams.embedding_runs import ASSEMBLED, EmbeddingRuns
 from tests.entrypoints.world import cut, save_tower
@@ -74,6 +76,38 @@ def test_a_tower_that_a_rollback_may_need_keeps_what_it_has(tmp_path: Path) -> N
 
     assert _snapshots(settings) == 2
     assert read_live_towers(settings.towers_dir)[0] == towers[1].tower_version
+
+
+class _Failing(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [RetryableError("the store is away"), OSError(28, "No space left")])
+def test_old_releases_go_though_the_rest_cannot_and_the_rest_though_they_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    settings = Settings.load(data_dir=tmp_path, keep_releases=2, keep_snapshot_days=0)
+    done: list[str] = []
+
+    def failing(*_: object) -> None:
+        done.append("the rest")
+        raise error
+
+    monkeypatch.setattr(retention, "sweep_staged", failing)
+    store = release_store(settings)
+    monkeypatch.setattr(store, "retain", lambda count: done.append("releases"))
+    with pytest.raises(type(error)):
+        clean_up(settings, store, "realtime")
+    assert done == ["releases", "the rest"]
+
+    def refusing(count: int) -> None:
+        raise _Failing
+
+    monkeypatch.setattr(retention, "sweep_staged", lambda *_: done.append("swept"))
+    monkeypatch.setattr(store, "retain", refusing)
+    with pytest.raises(_Failing):
+        clean_up(settings, store, "realtime")
+    assert "swept" in done
 
 
 def test_a_tower_that_never_was_live_and_a_run_begun_after_it_retired_are_left_alone(tmp_path: Path) -> None:

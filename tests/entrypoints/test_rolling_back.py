@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from entrypoints import releasing, rolling_back, rollover
+from entrypoints.clocks import now_ms
 from entrypoints.releasing import Releaser
 from entrypoints.rolling_back import RolledBack, roll_back
 from entrypoints.rollover import start_rollover
 from entrypoints.rollover_record import read_rollover
 from entrypoints.settings import Settings
-from entrypoints.wiring import now_ms
 from index.object_releases import ObjectReleases, Places
 from index.object_store import memory_objects
 from models.live_towers import locked_live_towers, read_live_towers, write_live_towers

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from entrypoints import candidate_traces, rollover
+from entrypoints.clocks import now_ms
 from entrypoints.releasing import Releaser
 from entrypoints.rolling_back import roll_back
 from entrypoints.rollover import Times, abort_rollover, finish_rollover, start_rollover
@@ -22,7 +23,7 @@ from entrypoints.rollover_progress import Progress, rollover_progress
 from entrypoints.rollover_record import read_rollover, write_rollover
 from entrypoints.settings import Settings
 from entrypoints.store_connection import release_store
-from entrypoints.wiring import cutter_lock, now_ms, serving_parts
+from entrypoints.wiring import serving_parts
 from features.tier_slices import in_tier
 from index.snapshots import list_snapshots, read_snapshot, write_snapshot
 from models.live_towers import read_live_towers, write_live_towers
@@ -30,9 +31,8 @@ from schemas.embedding_runs import EmbeddingRun
 from schemas.errors import Refused, RetryableError
 from schemas.file_locks import held_alone
 from schemas.manifests import SnapshotManifest, TowerManifest
+from schemas.statuses import CandidateStatus, CutterStatus, EmbedStatus, TowerStatus, WorkerStatus
 from schemas.topics import PIN_EMBEDDED, PIN_FEATURES
-from streams.cutter_status import CandidateStatus, CutterStatus
-from streams.embed_status import EmbedStatus
 from streams.embedding_runs import EmbeddingRuns
 from tests.entrypoints.world import HOUR_MS, cut, save_tower
 
@@ -494,6 +494,150 @@ def test_going_back_to_a_tower_that_is_live_after_a_rollback_needs_new_snapshots
     assert world.live == [0] and read_rollover(world.settings) is None
 
 
+def _turned_away(world: World) -> None:
+    """The newest release is rolled back."""
+    roll_back(world.settings, "ada", "recall fell", release_store(world.settings).current())
+
+
+def test_a_tower_that_was_turned_away_stays_until_each_realtime_tier_is_level(tiered: World) -> None:
+    tiered.start()
+    tiered.cut(1, hour=1, tier="slow", pins=60)
+    tiered.release(tiered.cut(1, hour=1, pins=60))
+    _turned_away(tiered)
+    assert (tiered.live, tiered.serving) == ([0, 1], 0)
+
+    # What the batch embedder writes is released with the realtime snapshot of before the rollover.
+    tiered.release(tiered.cut(0, hour=2, tier="slow", pins=60))
+    assert (tiered.live, len(release_store(tiered.settings).audit())) == ([0, 1], 4)
+
+    tiered.release(tiered.cut(0, hour=2, pins=60))
+    assert (tiered.live, tiered.serving) == ([0], 0)
+
+
+def test_a_snapshot_of_before_a_rollback_by_two_is_not_level_either(tiered: World) -> None:
+    tiered.release(tiered.cut(0, hour=1, pins=60))
+    tiered.start()
+    tiered.cut(1, hour=2, tier="slow", pins=60)
+    tiered.release(tiered.cut(1, hour=2, pins=60))
+    _turned_away(tiered)
+    _turned_away(tiered)
+
+    tiered.release(tiered.cut(0, hour=3, tier="slow", pins=60))
+
+    assert (tiered.live, tiered.serving) == ([0, 1], 0)
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_candidate_that_was_rolled_back_before_its_rollover_was_closed_stays_turned_away(
+    world: World, follows: bool
+) -> None:
+    world.start(1)
+    world.cut(1, hour=1)
+    kill(world, "finish", "close_rollover")
+    assert world.serving == 1 and read_rollover(world.settings) is not None
+
+    if follows:
+        _turned_away(world)
+        assert read_rollover(world.settings) is None
+    else:  # on a machine that has no LIVE and no record
+        release_store(world.settings).rollback(actor="ada", reason="recall fell")
+    world.release(world.cut(1, hour=2))
+
+    assert (world.serving, world.live, read_rollover(world.settings)) == (0, [0, 1], None)
+    world.start(1)
+    world.release(world.cut(1, hour=3))
+    assert (world.serving, world.live) == (1, [1])
+
+
+def test_a_candidate_that_was_published_by_hand_and_rolled_back_may_be_started_anew(world: World) -> None:
+    world.start(1, MANUAL)
+    world.release(world.cut(1, hour=1))
+    store = release_store(world.settings)
+    store.publish(_built(world), actor="bob", reason="by hand, past the rollover")
+    store.rollback(actor="ada", reason="recall fell")  # on a machine that has no LIVE and no record
+
+    world.start(1)
+
+    record = read_rollover(world.settings)
+    assert record is not None and (record.manual, record.moves) == (False, 3)
+
+
+def test_a_damaged_record_does_not_keep_live_from_following_a_rollback(world: World) -> None:
+    world.start(1)
+    world.release(world.cut(1, hour=1))
+    (world.settings.towers_dir / "ROLLOVER.json").write_text('{"candidate": 3}')
+
+    _turned_away(world)
+
+    assert (world.serving, world.live) == (0, [0, 1])
+
+
+def test_a_start_right_after_the_rollback_is_a_wish_for_the_release_that_was_rolled_back(
+    world: World,
+) -> None:
+    world.start(1)
+    snapshot = world.cut(1, hour=1)
+    world.release(snapshot)
+    _turned_away(world)
+    world.release(snapshot)
+    assert world.serving == 0
+
+    world.start(1)
+    progress = world.progress()
+    assert (progress.state, progress.was_live_before) == ("ready", True)
+    world.release(snapshot)  # the cutter is started again: nothing has changed, so nothing newer is cut
+
+    assert (world.serving, world.live, read_rollover(world.settings)) == (1, [1], None)
+
+
+@pytest.mark.parametrize("meanwhile", ["aborted", "released before", "released after"])
+def test_the_release_that_was_rolled_back_waits_for_newer_rows_when_it_may_be_staler_than_what_is_served(
+    world: World, meanwhile: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    world.start(1)
+    snapshot = world.cut(1, hour=1)
+    world.release(snapshot)
+    _turned_away(world)
+    if meanwhile == "aborted":  # the workers stopped embedding with it
+        world.start(1)
+        world.abort(1)
+    if meanwhile == "released before":
+        world.release(world.cut(0, hour=1, end=9))
+    world.start(1)
+    if meanwhile == "released after":
+        world.release(world.cut(0, hour=1, end=9))
+
+    world.release(snapshot)
+
+    assert world.serving == 0 and read_rollover(world.settings) is not None
+    assert "it was live and was rolled back" in caplog.text
+    if meanwhile != "aborted":
+        assert world.progress().was_live_before
+    world.release(world.cut(1, hour=2))
+    assert (world.serving, world.live) == (1, [1])
+
+
+def test_a_finish_leaves_a_run_that_is_under_way_and_what_it_says_of_itself(world: World) -> None:
+    world.start(1, MANUAL)
+    status = EmbedStatus(
+        tier="realtime", tower_version=world.names[1], run_id=world.run_of(1), written_at_ms=START_MS,
+        partitions=2, done=0, state_rows=5, state_rows_expected=10, rows=4, failed=0, rows_per_second=1.0,
+        eta_seconds=7.0,
+    )  # fmt: skip
+    said = world.settings.status_file("embed-realtime-0of1")
+    gone = world.settings.status_file("embed-realtime-1of2")
+    said.parent.mkdir(parents=True, exist_ok=True)
+    said.write_text(status.model_dump_json())
+    gone.write_text(status.model_copy(update={"run_id": "realtime-gone"}).model_dump_json())
+    world.cut(1, hour=1)
+
+    world.finish()
+
+    assert EmbeddingRuns(world.settings.embeddings_dir).names(world.names[1]) == [status.run_id]
+    assert (said.exists(), gone.exists()) == (True, False)
+
+
 def test_no_rollover_can_be_finished_or_aborted_before_it_is_begun(world: World) -> None:
     assert refusal(world.finish).code == refusal(world.abort).code == "no_rollover"
     world.start(1)
@@ -532,7 +676,7 @@ def test_an_abort_waits_for_the_cutter_to_let_go_and_says_so_when_it_does_not(wo
     world.start()
     world.cut(1, hour=1)
     cutter_status(world, [0, 1], None)
-    lock = cutter_lock(world.settings, "realtime")
+    lock = world.settings.cutter_lock("realtime")
     with held_alone(lock, Refused("running", "", "", "")):
         with pytest.raises(RetryableError, match="tier realtime still has it"):
             world.abort()
@@ -606,14 +750,15 @@ def test_the_progress_follows_the_batch_run(world: World) -> None:
 
 
 def worker_status(world: World, started: int, cpu: float, rows: int, rss: int) -> None:
-    work = {"embed_cpu_seconds": cpu, "rows": rows, "row_bytes": 100 * rows, "backfill_rows": 0}
-    said = {
-        "worker": "worker-0", "started_at_ms": started, "rss_bytes": rss,
-        "towers": {world.names[0]: work, world.names[1]: work},
-    }  # fmt: skip
+    work = TowerStatus(embed_cpu_seconds=cpu, rows=rows, row_bytes=100 * rows, backfill_rows=0)
+    said = WorkerStatus(
+        worker="worker-0", started_at_ms=started, written_at_ms=started, rss_bytes=rss,
+        events_per_second=0.0, events=rows, dead_letters=0, lag_events=0, partitions=1, backfills={},
+        live=world.names, towers={world.names[0]: work, world.names[1]: work},
+    )  # fmt: skip
     path = world.settings.status_file("worker-0")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(said))
+    path.write_text(said.model_dump_json())
 
 
 def test_the_cost_counts_from_the_start_and_says_when_a_worker_forgot(world: World) -> None:

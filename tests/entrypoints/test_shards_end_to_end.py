@@ -13,15 +13,18 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.fixtures import NOW_MS, Catalogue, catalogue, save_release, save_tower
 from benchmarks.ranking_server import Connection
-from benchmarks.shard_processes import Cluster
+from benchmarks.shard_processes import Cluster, wait_until
 from features.definitions import registry
 from features.shard_slices import Shard
 from index.releases import ReleaseStore
+from schemas.errors import RetryableError
 from schemas.events import AGE_BANDS
+from schemas.logs import LoggedAd
 from schemas.ranking import RankRequest
 from serving.answers import response_fields
 from serving.clock import system_clock
 from serving.parts import ServingConfig, ServingParts, build_parts
+from serving.ranking_log import read_ranking_log
 from serving.shard_client import post_bytes
 from serving.shard_wire import MEDIA_TYPE, SEARCH_PATH, Question, encode_question
 from serving.telemetry import ServingTelemetry
@@ -118,6 +121,14 @@ def ask(cluster: Cluster, number: int = 0) -> dict[str, Any]:
     return answer
 
 
+def logged_ads(data: Path) -> dict[str, list[LoggedAd]]:
+    """Request → ads, out of the ranking log."""
+    try:
+        return {log.request_id: log.ads for log in read_ranking_log(data / "logs")}
+    except RetryableError:
+        return {}
+
+
 def shards_of(answer: dict[str, Any]) -> set[int]:
     pins = np.array([ad["pin_id"] for ad in answer["ads"]])
     return {n for n in range(1, SHARDS + 1) if Shard(n, SHARDS).holds(pins).any()}
@@ -155,6 +166,24 @@ def test_the_answers_are_those_of_one_process_to_the_last_bit(
             spent_out = max(spent_out, expected["stages"][1]["dropped"].get("budget_exhausted", 0))
     assert spent_out > 30, "the test is to cover Pins whose budget runs out"
     assert one_process.ledger.total_micros > 0
+
+
+def test_the_log_of_a_root_has_the_attributes_of_pins_that_lie_on_leaves(
+    running: Cluster, world: World, one_process: ServingParts
+) -> None:
+    release = one_process.live()
+    assert release is not None
+    columns = ("pin_id", "price_micros", "daily_budget_micros", "target_ages", "input_mask", "occurred_at_ms")
+    expected = {row[0]: row for row in release.index.attributes[list(columns)].tolist()}
+    with Connection(running.root.port) as connection:
+        assert all(connection.rank(question)[0] == 200 for question in questions(20, seed=2))
+    wait_until(lambda: {f"q2-{number}" for number in range(20)} <= logged_ads(world.data).keys())
+
+    names = [name for name in LoggedAd.model_fields if name.startswith("pin_")]
+    served = [ad for request, ads in logged_ads(world.data).items() if request[:3] == "q2-" for ad in ads]
+    assert len(served) > 100
+    for ad in served:
+        assert tuple(getattr(ad, name) for name in names) == expected[ad.pin_id]
 
 
 def test_a_late_leaf_holds_up_the_swap_and_not_the_answers(running: Cluster, world: World) -> None:

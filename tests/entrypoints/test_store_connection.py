@@ -1,6 +1,7 @@
 """Which store the settings mean; and a server over S3 that outlives the store's absence."""
 
 import asyncio
+import errno
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from fastapi import FastAPI
 
 from benchmarks.moto_server import BUCKET, moto_server
-from entrypoints.releasing import Releaser, check_release
+from entrypoints.releasing import Releaser
+from entrypoints.releasing_checks import check_release
 from entrypoints.settings import Settings
 from entrypoints.store_connection import release_store, s3_location
 from entrypoints.wiring import serving_parts
-from index import object_store
+from index import object_releases, object_store
 from index.object_releases import ObjectReleases
 from index.releases import ReleaseStore
 from models.live_towers import write_live_towers
@@ -134,18 +136,28 @@ def test_a_server_over_s3_serves_what_another_machine_published_and_outlives_the
     restarted.close()
 
 
-def test_a_rollback_on_one_machine_reaches_a_server_on_another(tmp_path: Path, s3: dict[str, str]) -> None:
+@pytest.mark.parametrize("full", [False, True])
+def test_a_rollback_on_one_machine_reaches_a_server_on_another(
+    tmp_path: Path, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """Also one whose disk is full, when it has the release already."""
     builder = tmp_path / "builder"
     tower = save_tower(builder, seed=1)
     write_live_towers(builder / "towers", [tower.tower_version])
     releaser = Releaser(Settings.load(data_dir=builder, **s3))
+    parts = serving_parts(Settings.load(data_dir=tmp_path / "server", **s3), embedded_broker=False)
     for hour in (0, 1):
         releaser(cut(builder, tower, 200, hour))
-    parts = serving_parts(Settings.load(data_dir=tmp_path / "server", **s3), embedded_broker=False)
-    parts.watcher.check()
+        parts.watcher.check()
     bad = parts.live()
     operator = release_store(Settings.load(data_dir=tmp_path / "laptop", **s3))
     operator.rollback(actor="me", reason="recall fell")
+
+    def no_room(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    if full:
+        monkeypatch.setattr(object_releases, "write_atomic", no_room)
     parts.watcher.check()
     good = parts.live()
     assert bad is not None

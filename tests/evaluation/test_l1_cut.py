@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.l1_cut import CutPolicy, cut_recall
+from evaluation.l1_cut import L1CutPolicy, cut_recall
 from index.snapshots import ATTRIBUTES
 from schemas.manifests import Calibration
 
@@ -25,7 +25,7 @@ def test_a_cut_that_keeps_everyone_loses_no_winner() -> None:
         np.ones(50, np.bool_),
         vectors[:4] * 6,
         CALIBRATION,
-        CutPolicy(keep=50),
+        L1CutPolicy(keep=50),
         seed=1,
     )
 
@@ -42,7 +42,7 @@ def test_when_bids_hardly_differ_l1_keeps_the_winners_and_bids_and_chance_do_not
         np.ones(5_000, np.bool_),
         queries,
         CALIBRATION,
-        CutPolicy(keep=100),
+        L1CutPolicy(keep=100),
         seed=1,
     )
 
@@ -63,7 +63,7 @@ def test_the_reference_is_not_the_cuts_own_winners() -> None:
         np.ones(1_000, np.bool_),
         vectors[:1] * 6,
         CALIBRATION,
-        CutPolicy(keep=100, slots=1),
+        L1CutPolicy(keep=100, slots=1),
         seed=1,
     )
 
@@ -81,6 +81,6 @@ def test_nobody_eligible_is_refused() -> None:
             np.zeros(3, np.bool_),
             vectors,
             CALIBRATION,
-            CutPolicy(),
+            L1CutPolicy(),
             seed=1,
         )

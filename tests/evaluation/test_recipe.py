@@ -5,7 +5,7 @@ import pytest
 
 from datasets.complete_journey import Journey
 from evaluation.recipe import Recipe, run_recipe
-from evaluation.splits import FIRST_HALF, TimeSplit
+from evaluation.splits import TimeSplit
 from features.definitions import registry
 from models.predictor import PinTower, QueryTower
 from models.training import TrainingConfig
@@ -33,7 +33,7 @@ def test_the_recipe_leaves_a_calibrated_checkpoint_that_says_what_it_reached(tmp
 @pytest.mark.demo_data
 @pytest.mark.slow
 def test_towers_trained_on_the_first_half_find_more_than_popularity_and_item_knn(tmp_path: Path) -> None:
-    recipe = Recipe(FIRST_HALF, TrainingConfig())
+    recipe = Recipe(TimeSplit(1, 26), TrainingConfig())
     rows = {
         row.name: row for row in run_recipe(Journey.installed(), recipe, tmp_path, registry()).comparison.rows
     }

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.day_buckets import ENGAGEMENTS, VISITS, DayBuckets, pack, touched_days, unpack
-from features.windows import DAY_MS, DayCounts
+from features.windows import DayCounts
 from schemas.events import VISIT_WINDOWS_DAYS
+from schemas.times import DAY_MS
 
 FIRST_DAY = 17_000
 _EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(0, 119)), max_size=60)

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.windows import DAY_MS, DayCounts
+from features.windows import DayCounts
 from schemas.events import VISIT_WINDOWS_DAYS
+from schemas.times import DAY_MS
 
 FIRST_DAY = 17_000
 

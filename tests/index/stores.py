@@ -7,13 +7,27 @@ from pathlib import Path
 from index.object_releases import ObjectReleases, Places
 from index.object_store import Content, Listed, Objects
 from index.release_contract import Releases
+from schemas.artefacts import file_entry, publish_directory, write_manifest
 from schemas.errors import RetryableError
-from tests.index.builders import Workshop
+from tests.index.builders import TOWER_A, TOWER_B, Workshop, tower_of
+
+WEIGHTS = "weights.safetensors"
+
+
+def put_tower(towers: Path, version: str) -> None:
+    """A finished checkpoint with something in its file, for releases of this tower."""
+
+    def write(directory: Path) -> None:
+        (directory / WEIGHTS).write_bytes(version.encode())
+        entry = file_entry(directory / WEIGHTS)
+        write_manifest(directory, tower_of(version).model_copy(update={"files": [entry]}))
+
+    publish_directory(towers / version, write)
 
 
 @dataclass
 class StoreWorkshop(Workshop):
-    """A workshop whose releases are in an object store."""
+    """A workshop whose releases are in an object store; it has their towers."""
 
     objects: Objects | None = None
     grace_seconds: float = 3600.0
@@ -22,6 +36,8 @@ class StoreWorkshop(Workshop):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.releases = self.elsewhere(self.root)
+        for version in (TOWER_A, TOWER_B):
+            put_tower(self.root / "towers", version)
 
     def elsewhere(self, data: Path, objects: Objects | None = None) -> ObjectReleases:
         """The store as another machine sees it, with a disk of its own."""

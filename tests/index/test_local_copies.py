@@ -3,13 +3,13 @@
 import errno
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from index.local_copies import ABANDONED_SECONDS, LocalCopies, sweep_staged
 from schemas.artefacts import staged
-from schemas.errors import Refused
 from tests.index.builders import Workshop, rows_of
 
 
@@ -19,20 +19,9 @@ def _built(root: Path, hours: range) -> tuple[LocalCopies, list[str]]:
     return LocalCopies(workshop.releases.root), ids
 
 
-def test_a_copy_is_whole_when_every_file_has_its_size(tmp_path: Path) -> None:
-    copies, (release,) = _built(tmp_path, range(1))
-    assert copies.whole(release)
-    assert not copies.whole("20180101T00Z-nothing")
-    (copies.root / release / "vectors.safetensors").unlink()
-    assert not copies.whole(release)
-    (copies.root / release / "manifest.json").write_bytes(b"{}")
-    with pytest.raises(Refused, match="bad_checksum"):
-        copies.whole(release)
-
-
 def test_the_newest_and_the_needed_stay(tmp_path: Path) -> None:
     copies, ids = _built(tmp_path, range(4))
-    assert copies.newest(1, needed={ids[1]}) == [ids[0], ids[2]]
+    assert copies.keep_newest(1, needed={ids[1]}) == [ids[0], ids[2]]
     assert sorted(copies.ids()) == [ids[1], ids[3]]
 
 
@@ -40,7 +29,7 @@ def test_only_the_named_copies_count_and_go_oldest_first(tmp_path: Path) -> None
     copies, ids = _built(tmp_path, range(4))
     for age, release in enumerate([ids[2], ids[0], ids[1]]):
         os.utime(copies.root / release / "READY", (age, age))
-    assert copies.bound(1, among=ids[:3], needed={ids[2]}) == [ids[0], ids[1]]
+    assert copies.keep_latest(1, among=ids[:3], needed={ids[2]}) == [ids[0], ids[1]]
     assert sorted(copies.ids()) == [ids[2], ids[3]]
 
 
@@ -71,3 +60,64 @@ def test_only_what_no_process_has_touched_for_a_day_is_swept_where_nothing_can_b
         os.utime(tmp_path / name, (changed, changed))
     sweep_staged(tmp_path, int((ABANDONED_SECONDS + 5) * 1000))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".CURRENT-new", ".staged-new", "CURRENT"]
+
+
+def test_what_has_no_releases_name_or_is_closed_to_this_user_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies, ids = _built(tmp_path, range(3))
+    shutil.copytree(copies.root / ids[0], copies.root / f"{ids[0]} copy")
+    real = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.parent.name == ids[0]:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert copies.keep_newest(1, needed=()) == [ids[1]]
+    assert (copies.root / f"{ids[0]} copy" / "READY").exists()
+
+
+def test_a_release_that_cannot_be_deleted_keeps_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    copies, ids = _built(tmp_path, range(4))
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if path.name == ids[1]:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", rename)
+        assert copies.keep_newest(1, needed=()) == [ids[0], ids[2]]
+    assert ids[1] in caplog.text
+    assert copies.keep_newest(1, needed=()) == [ids[1]]
+
+
+def test_what_an_earlier_deletion_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    copies, ids = _built(tmp_path, range(1))
+    left = copies.root / f".deleting-{ids[0]}"
+    left.mkdir()
+    (left / "vectors.safetensors").write_bytes(b"x")
+    assert copies.drop(ids) == ids
+    assert list(copies.root.iterdir()) == []
+
+
+def test_a_half_written_directory_that_is_closed_to_this_user_keeps_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (".staged-closed", ".staged-left"):
+        (tmp_path / name).mkdir()
+    real = os.open
+
+    def closed(path: Path, flags: int, *rest: int, dir_fd: int | None = None) -> int:
+        if Path(path).name == ".staged-closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, flags, *rest, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", closed)
+    sweep_staged(tmp_path, now_ms=0)
+    assert [path.name for path in tmp_path.iterdir()] == [".staged-closed"]

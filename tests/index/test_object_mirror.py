@@ -136,3 +136,22 @@ def test_an_upload_says_whether_it_sent_anything(workshop: StoreWorkshop, object
     assert not upload(objects, prefix, directory, manifest), "sizes alone"
     assert upload(objects, prefix, directory, manifest, read_back=True)
     assert not upload(objects, prefix, directory, manifest, read_back=True)
+
+
+def test_what_interrupted_downloads_of_others_left_does_not_pile_up(
+    workshop: StoreWorkshop, objects: Objects, tmp_path: Path
+) -> None:
+    ids = [workshop.published(rows_of(50, seed=hour), hour).release_id for hour in (1, 2, 3)]
+
+    def away(moment: str, operation: str, key: str) -> None:
+        if operation == "ranges" and "attributes" in key:
+            raise RetryableError("gone")
+
+    server = workshop.elsewhere(tmp_path / "server", Flaky(objects, away))
+    for release in ids:
+        for _ in range(2):
+            with pytest.raises(RetryableError):
+                server.fetch(release)
+            left = server.root / ".mirror"
+            assert [path.name for path in left.iterdir()] == [release], "its own, to go on with"
+            assert (left / release / "vectors.safetensors").is_file()

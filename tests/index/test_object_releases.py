@@ -1,16 +1,19 @@
 """Releases as objects: what goes up and comes down, what lost connections and rivals leave, what is kept."""
 
+import errno
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks.fixtures import save_tower
+from features.shard_slices import Shard
 from index.contents import read_release
-from index.loading import load_index
+from index.loading import load_index, load_shard
 from index.object_releases import ObjectReleases
-from index.object_store import Objects, S3Location, memory_objects, s3_objects
+from index.object_store import Objects, S3Location, StoreRefused, memory_objects, s3_objects
 from schemas.artefacts import READY
 from schemas.errors import Refused, RetryableError
 from tests.index.builders import INPUTS, REGISTRY, rows_of
@@ -451,10 +454,12 @@ def test_the_trail_can_be_written_as_a_journal_that_only_grows(
     workshop: StoreWorkshop, tmp_path: Path
 ) -> None:
     store, path = workshop.elsewhere(workshop.root), tmp_path / "trail.jsonl"
+    assert store.last_move() == 0
     workshop.published(rows_of(10, seed=1), 1)
     store.write_trail(path)
     before = path.read_bytes()
     workshop.published(rows_of(10, seed=2), 2)
+    assert store.last_move() == 2
     store.write_trail(path)
     assert path.read_bytes().startswith(before)
     assert path.read_bytes().count(b"\n") == 2
@@ -497,3 +502,109 @@ def test_a_bucket_of_another_endpoint_is_another_store() -> None:
         for endpoint in ("", "https://minio:9000", "https://other:9000", "https://other:9000/")
     }
     assert len(addresses) == 6
+
+
+IVF_FILES = ["vectors.safetensors", "attributes.parquet", "index.faiss", "lists.safetensors"]
+
+
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("name", [*IVF_FILES, "manifest.json", READY])
+def test_a_copy_that_is_not_whole_is_fetched_again_when_it_is_loaded(
+    workshop: StoreWorkshop, elsewhere: ObjectReleases, name: str, cut: bool
+) -> None:
+    release = workshop.published(rows_of(300), kind="ivf").release_id
+    copy = elsewhere.fetch(release)
+    intact = {path.name: path.read_bytes() for path in copy.iterdir()}
+    assert sorted(intact) == sorted([*IVF_FILES, "manifest.json", READY]), "every file has its turn"
+
+    for load in (load_index, partial(load_shard, shard=Shard(1, 1))):
+        (copy / name).unlink()
+        if cut:
+            (copy / name).write_bytes(intact[name][:-1])
+        assert len(load(elsewhere, release, registry_hash=REGISTRY)) == 300
+        assert {path.name: path.read_bytes() for path in copy.iterdir()} == intact
+
+
+def test_a_damaged_release_that_nobody_sent_up_is_refused_for_what_is_wrong_with_it(
+    workshop: StoreWorkshop,
+) -> None:
+    for name, code in (("vectors.safetensors", "missing_file"), (READY, "not_ready")):
+        release = workshop.build(rows_of(10, seed=len(code))).release_id
+        (workshop.releases.directory(release) / name).unlink()
+        with pytest.raises(Refused, match=f"{code}.*{name} in"):
+            load_index(workshop.releases, release, registry_hash=REGISTRY)
+        assert workshop.releases.directory(release).is_dir()
+
+
+def _older_and_smaller(tmp_path: Path, publisher: ObjectReleases) -> str:
+    """A release of hour 1 with 3 rows, built where the publisher is."""
+    built = StoreWorkshop(tmp_path / "drawer", objects=memory_objects())
+    old = built.build(rows_of(3, seed=2), 1).release_id
+    shutil.copytree(built.releases.directory(old), publisher.directory(old))
+    return old
+
+
+@pytest.mark.parametrize("name", ["manifest.json", READY])
+def test_a_damaged_copy_of_what_is_live_lets_no_older_or_smaller_release_through(
+    workshop: StoreWorkshop, elsewhere: ObjectReleases, tmp_path: Path, name: str
+) -> None:
+    live = workshop.published(rows_of(100), 5)
+    damaged = elsewhere.fetch(live.release_id) / name
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    old = _older_and_smaller(tmp_path, elsewhere)
+    assert elsewhere.manifest(live.release_id) == elsewhere.comparable_live() == live
+    with pytest.raises(Refused, match="stale_release"):
+        elsewhere.publish(old, actor="a", reason="r")
+    assert elsewhere.current() == live.release_id
+
+
+def test_a_store_that_lets_nobody_look_at_what_is_live_lets_nothing_through(
+    workshop: StoreWorkshop, objects: Objects, tmp_path: Path
+) -> None:
+    live = workshop.published(rows_of(100), 5).release_id
+
+    def expired(moment: str, operation: str, key: str) -> None:
+        if (moment, operation) == ("before", "get") and key.startswith(f"releases/{live}"):
+            raise StoreRefused("store_denied", "to be let in", "ExpiredToken", "Get a new one.")
+
+    publisher = workshop.elsewhere(tmp_path / "laptop", Flaky(objects, expired))
+    publisher.root.mkdir(parents=True)
+    old = _older_and_smaller(tmp_path, publisher)
+    with pytest.raises(Refused, match="store_denied"):
+        publisher.publish(old, actor="a", reason="r")
+    assert workshop.releases.current() == live
+
+
+def test_what_is_damaged_in_the_store_too_may_be_replaced_by_any(
+    workshop: StoreWorkshop, elsewhere: ObjectReleases, objects: Objects, tmp_path: Path
+) -> None:
+    live = workshop.published(rows_of(100), 5).release_id
+    objects.put(f"releases/{live}/manifest.json", b"{}")
+    old = _older_and_smaller(tmp_path, elsewhere)
+    assert elsewhere.publish(old, actor="a", reason="better than nothing").release_id == old
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_no_file_keeps_nobody_from_following_a_rollback(
+    workshop: StoreWorkshop,
+    elsewhere: ObjectReleases,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+) -> None:
+    first, second = (workshop.published(rows_of(10, seed=hour), hour).release_id for hour in (1, 2))
+    for release in (first, second):
+        elsewhere.fetch(release)
+    assert elsewhere.current() == second
+    workshop.releases.rollback(actor="far", reason="bad")
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(number, "the disk takes nothing", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("index.object_releases.write_atomic", full)
+        assert [elsewhere.current() for _ in range(3)] == [first] * 3
+        assert len(load_index(elsewhere, first, registry_hash=REGISTRY)) == 10
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "told once"
+    assert elsewhere.last_seen() == second
+    assert elsewhere.current() == elsewhere.last_seen() == first

@@ -180,9 +180,13 @@ def test_a_store_that_cannot_be_reached_is_worth_another_try() -> None:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
         objects = s3_objects(S3Location("bucket", "p", address, "us-east-1", "k", SECRET, True))
-        with pytest.raises(RetryableError, match="s3://bucket/p/CURRENT could not be reached") as caught:
-            objects.get("CURRENT")
-    assert SECRET not in str(caught.value)
+        said = set()
+        for _ in range(2):
+            with pytest.raises(RetryableError, match="s3://bucket/p/CURRENT could not be reached") as caught:
+                objects.get("CURRENT")
+            said.add(str(caught.value))
+    assert len(said) == 1, "the same trouble in the same words, however long it took"
+    assert SECRET not in said.pop()
 
 
 def test_plain_http_is_refused_unless_it_was_allowed(s3_address: str) -> None:

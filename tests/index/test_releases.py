@@ -1,9 +1,12 @@
 """CURRENT moves whole, once per publisher, with its line in the trail; rollbacks go back along it."""
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -241,6 +244,32 @@ def test_a_current_that_is_no_id_is_refused_and_leads_nowhere(tmp_path: Path, te
     assert refused.value.code == "bad_current"
 
 
+def test_a_current_that_may_not_be_read_says_nothing_about_what_it_holds(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop.published(rows_of(10))
+    # Patched, because nothing binds root, whom the tests may run as.
+    monkeypatch.setattr(Path, "read_bytes", _may_not_be_read)
+
+    with pytest.raises(PermissionError):
+        workshop.releases.current()
+    assert workshop.releases.last_seen() is None
+
+
+def _may_not_be_read(path: Path) -> NoReturn:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def test_a_store_below_a_file_is_unreachable_and_a_directory_is_no_pointer(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "CURRENT").mkdir()
+
+    with pytest.raises(NotADirectoryError):
+        ReleaseStore(tmp_path / "file").current()
+    with pytest.raises(Refused, match="bad_current"):
+        ReleaseStore(tmp_path).current()
+
+
 @pytest.mark.parametrize("release_id", ["../../etc", "/etc", ".", "", "x" * 500, "a/b"])
 def test_what_cannot_be_an_id_is_refused(tmp_path: Path, release_id: str) -> None:
     with pytest.raises(Refused) as refused:
@@ -279,3 +308,13 @@ def test_a_release_that_is_deleted_while_it_is_checked_does_not_go_live(
         workshop.releases.publish(old, actor="a", reason="back to the old one")
     assert rival.current() == live
     assert [move.release_id for move in rival.audit()] == [live]
+
+
+def test_a_directory_with_no_releases_name_is_not_listed_and_keeps_no_release(workshop: Workshop) -> None:
+    first, second, third = _three(workshop)
+    stray = workshop.releases.root / f"{first} copy"
+    shutil.copytree(workshop.releases.directory(first), stray)
+    assert workshop.releases.list() == [first, second, third]
+    assert workshop.releases.retain(2) == [first]
+    assert workshop.releases.list() == [second, third]
+    assert (stray / "READY").is_file()

@@ -1,7 +1,10 @@
 """Which snapshots stay, and that a deletion is whole or not at all, whoever else deletes or dies."""
 
+import errno
+import logging
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -73,7 +76,7 @@ def test_a_snapshot_that_others_delete_at_the_same_time_is_no_error(
         real(path)
 
     monkeypatch.setattr(shutil, "rmtree", rival_first)
-    assert delete_snapshot(workshop.snapshots, snapshot)
+    assert delete_snapshot(workshop.snapshots, snapshot, pause=lambda seconds: None)
     assert not (workshop.snapshots / snapshot).exists()
     assert not delete_snapshot(workshop.snapshots, snapshot)
 
@@ -151,3 +154,93 @@ def test_a_retired_tower_keeps_the_last_of_each_day_for_some_days_of_the_tier(tm
 
     retain_snapshots(workshop.snapshots, "realtime", 2, days=0, retired=[TOWER_A])
     assert list_snapshots(workshop.snapshots) == [new]
+
+
+def _refusing(monkeypatch: pytest.MonkeyPatch, step: str, name: str, number: int) -> Callable[[], None]:
+    """Let one path be undeletable (`rmtree`) or unmovable (`rename`); the returned call ends that."""
+    real_delete, real_rename = shutil.rmtree, Path.rename
+    refused = [True]
+
+    def delete(path: Path, ignore_errors: bool = False) -> None:
+        if refused and step == "rmtree" and name in path.name:
+            raise OSError(number, "as the disk says", str(path))
+        real_delete(path, ignore_errors)
+
+    def rename(path: Path, target: Path) -> Path:
+        if refused and step == "rename" and path.name == name:
+            raise OSError(number, "as the disk says", str(path))
+        return real_rename(path, target)
+
+    monkeypatch.setattr(shutil, "rmtree", delete)
+    monkeypatch.setattr(Path, "rename", rename)
+    return refused.clear
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("step", ["rmtree", "rename"])
+def test_a_snapshot_that_cannot_be_deleted_keeps_no_other_and_goes_when_it_can_be(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: str,
+    number: int,
+) -> None:
+    workshop = Workshop(tmp_path)
+    cuts = [workshop.cut(rows_of(20 + hour), hour).snapshot_id for hour in range(4)]
+    let_go = _refusing(monkeypatch, step, cuts[1], number)
+
+    deleted = retain_snapshots(workshop.snapshots, "realtime", 1)
+
+    there = [path.name for path in workshop.snapshots.iterdir()]
+    if step == "rmtree":  # it is hidden already: nobody finds it any more
+        assert (deleted, sorted(there)) == (cuts[2::-1], [f".deleting-{cuts[1]}", cuts[3]])
+    else:
+        assert (deleted, sorted(there)) == ([cuts[2], cuts[0]], [cuts[1], cuts[3]])
+    assert any(cuts[1] in record.getMessage() for record in caplog.records)
+    assert retain_snapshots(workshop.snapshots, "another-tier", 1) == []
+    let_go()
+    retain_snapshots(workshop.snapshots, "realtime", 1)
+    assert [path.name for path in workshop.snapshots.iterdir()] == [cuts[3]]
+
+
+def test_a_wreck_that_is_closed_to_this_user_keeps_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop = Workshop(tmp_path)
+    closed, wreck = (workshop.cut(rows_of(20 + hour), hour).snapshot_id for hour in range(2))
+    for name in (closed, wreck):
+        (workshop.snapshots / name / READY).unlink()
+    real = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.parent.name == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    sweep_deleted(workshop.snapshots)
+    assert [path.name for path in workshop.snapshots.iterdir()] == [closed]
+
+
+def test_a_directory_that_cannot_be_emptied_is_given_up_after_some_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    workshop = Workshop(tmp_path)
+    cuts = [workshop.cut(rows_of(20 + hour), hour).snapshot_id for hour in range(2)]
+    let_go = _refusing(monkeypatch, "rmtree", cuts[0], errno.ENOTEMPTY)  # as NFS with a file that is open
+    pauses: list[float] = []
+
+    with caplog.at_level(logging.WARNING):
+        assert retain_snapshots(workshop.snapshots, "realtime", 1, pause=pauses.append) == [cuts[0]]
+
+    assert list_snapshots(workshop.snapshots) == [cuts[1]]
+    assert 0 < len(pauses) <= 20
+    assert sum(pauses) < 5
+    assert "tries again" in caplog.text
+    # The same snapshot, written again meanwhile, cannot be hidden beside what is left of the first.
+    assert workshop.cut(rows_of(20), 0).snapshot_id == cuts[0]
+    assert not delete_snapshot(workshop.snapshots, cuts[0], pause=pauses.append)
+    assert list_snapshots(workshop.snapshots) == cuts
+    let_go()
+    assert retain_snapshots(workshop.snapshots, "realtime", 1) == [cuts[0]]
+    assert [path.name for path in workshop.snapshots.iterdir()] == [cuts[1]]

@@ -151,7 +151,7 @@ def _written_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
     from schemas.errors import DeadLetterReason  # noqa: PLC0415
     from streams.dead_letters import CUT, letter_headers  # noqa: PLC0415
     from streams.kafka import KafkaSettings  # noqa: PLC0415
-    from streams.letter_replay import KafkaSender  # noqa: PLC0415
+    from streams.letter_replay import KafkaLetterSender  # noqa: PLC0415
     from streams.letters import parse_letter  # noqa: PLC0415
     from streams.sources import DeadLetter  # noqa: PLC0415
     from streams.topic_reader import Record  # noqa: PLC0415
@@ -159,9 +159,9 @@ def _written_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
     letter = DeadLetter("pin.changed.v1", 0, 0, 0, 0, b"", b"", DeadLetterReason.DECODE_ERROR, "x", "v")
     headers = letter_headers(letter, "worker-0", None)
     sent = list(headers)
-    monkeypatch.setattr(KafkaSender, "_send", lambda _, *arguments: sent.extend(arguments[3]))
+    monkeypatch.setattr(KafkaLetterSender, "_send", lambda _, *arguments: sent.extend(arguments[3]))
     lying = parse_letter(Record("pin.changed.v1.dlq", 0, 0, 0, b"", b"", headers))
-    sender = KafkaSender(KafkaSettings())
+    sender = KafkaLetterSender(KafkaSettings())
     sender.put_back(lying, 1)
     sender.mark(lying)
     yield CUT

@@ -1,6 +1,7 @@
 """The HTTP interface: answers, problems with hints, and nothing that makes it fail."""
 
 import asyncio
+import errno
 import threading
 from collections.abc import Iterator
 
@@ -10,12 +11,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message
 
-from schemas.ranking import Problem, RankResponse
+from schemas.ranking import MAX_HISTORY, MAX_SLOTS, Problem, RankResponse
 from serving.app import create_app
 from serving.body_limit import MAX_BODY_BYTES
 from serving.live_release import Assembly
 from serving.local_inventory import LocalInventory
 from serving.parts import ServingParts
+from serving.rank_route import MAX_REQUEST_BYTES
 
 from .fakes import fake_index, live, pins, version
 
@@ -151,8 +153,8 @@ def test_only_json_is_read(call: Caller) -> None:
 
 
 def test_a_large_body_is_refused_by_its_header_and_while_it_is_read(call: Caller) -> None:
-    declared = call("POST", "/v1/rank", content=b" " * (MAX_BODY_BYTES + 1))
-    assert problem(declared, 413)
+    for path, size in (("/v1/rank", MAX_REQUEST_BYTES + 1), ("/v1/releases/rollback", MAX_BODY_BYTES + 1)):
+        assert problem(call("POST", path, content=b" " * size), 413)
     sent = 0
 
     async def endless() -> object:
@@ -162,6 +164,31 @@ def test_a_large_body_is_refused_by_its_header_and_while_it_is_read(call: Caller
             yield b" " * 65_536
 
     assert problem(call("POST", "/v1/rank", content=endless()), 413)
+
+
+def test_a_ranking_request_of_64_kib_is_refused_before_it_is_looked_at(call: Caller) -> None:
+    """Validating 95,000 unknown keys would keep every other query waiting for a quarter of a second."""
+    body = orjson.dumps({f"{number:x}": 0 for number in range(8_000)})
+    assert 64 << 10 < len(body) < 70_000
+    said = problem(call("POST", "/v1/rank", content=body), 413)
+    assert (said.detail, said.hint) == (
+        "a body has at most 32768 bytes",
+        "A ranking request is a few hundred bytes; send one query per request.",
+    )
+
+
+def test_the_largest_valid_ranking_request_is_far_below_the_limit(call: Caller) -> None:
+    largest = {
+        "user_id": 2**63 - 1,
+        "request_id": "x" * 64,
+        "occurred_at_ms": 4_102_444_799_999,
+        "slots": MAX_SLOTS,
+        "age": "65+",
+        "history": [2**63 - 1 - number for number in range(MAX_HISTORY)],
+    }
+    body = orjson.dumps(largest, option=orjson.OPT_INDENT_2)
+    assert len(body) < 2_048 < MAX_REQUEST_BYTES
+    assert call("POST", "/v1/rank", content=body).status_code == 200
 
 
 def test_an_explanation_shows_the_funnel_and_the_fate_of_a_pin(call: Caller) -> None:
@@ -287,6 +314,7 @@ def test_the_openapi_document_describes_the_hot_route(call: Caller) -> None:
     schemas = document["components"]["schemas"]
     assert {"RankRequest", "RankResponse", "RankedAd", "StageTrace", "Problem"} <= set(schemas)
     assert set(operation["responses"]) == {"200", "413", "415", "422", "503"}
+    assert operation["responses"]["413"]["description"] == f"body above {MAX_REQUEST_BYTES >> 10} KiB"
     references = orjson.dumps(document).decode().split('"#/components/schemas/')[1:]
     assert {part.split('"')[0] for part in references} <= set(schemas)
 
@@ -304,6 +332,18 @@ def test_rollback_needs_the_token(call: Caller) -> None:
         call("POST", "/v1/releases/rollback", json=body | {"expected_current": ""}, headers=right), 409
     )
     assert moved.type == "urn:skewless:problem:current-moved"
+
+
+def test_a_rollback_that_cannot_read_the_releases_says_to_try_again(
+    call: Caller, parts: ServingParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "CURRENT")
+
+    monkeypatch.setattr(parts.releases, "rollback", away)
+    body, right = {"actor": "me", "reason": "because"}, {"authorization": "Bearer the-admin-token"}
+    found = problem(call("POST", "/v1/releases/rollback", json=body, headers=right), 503)
+    assert found.type == "urn:skewless:problem:store-unreachable"
 
 
 def test_releases_are_listed(call: Caller) -> None:

@@ -426,6 +426,39 @@ STATES: Offsets = {"pin.features.v1": {0: 0}}
 """Of a release that needs that topic too."""
 
 
+def fill_states(room: Room, count: int) -> None:
+    """The states of so many Pins are on pin.features.v1."""
+    for pin in range(count):
+        room.feed.put(pins(pin + 1)[pin:], 0.0, NO_VERSION)
+
+
+def test_a_topic_that_the_next_release_does_not_need_is_not_read_from_its_beginning(room: Room) -> None:
+    """As when a batch tier was made a realtime one, or the release is rolled back to before it was one."""
+    fill_states(room, 50)
+    room.serve("r1", room.feed.ends() | {"pin.features.v1": {0: 50}}, pins(50))
+    room.serve("r2", room.feed.ends(), pins(50))
+    assert room.status("rewinds") == 0
+    read_from = [assigned["pin.features.v1"][0] for assigned in room.feed.assigned]
+    assert read_from == [50]
+    # For a rollback to r1 it is still read.
+    room.change(3, tower=NO_VERSION, status=STATUS_CODES["paused"])
+    assert 103 not in room.shown_pins()
+
+
+def test_a_topic_that_no_release_needs_any_more_is_not_read_on(room: Room) -> None:
+    fill_states(room, 50)
+    needs_states = room.feed.ends() | {"pin.features.v1": {0: 50}}
+    room.serve("r1", needs_states, pins(10))
+    for name in ("r2", "r3"):
+        room.serve(name, room.feed.ends(), pins(10))
+    assert room.feed.assigned[-1] == room.feed.ends()
+    room.change(3, tower=NO_VERSION, status=STATUS_CODES["paused"])
+    assert (103 in room.shown_pins(), room.status("lag_events")) == (True, 0)
+    # A release that needs it again has what came meanwhile.
+    room.serve("r4", needs_states, pins(10))
+    assert (103 in room.shown_pins(), room.feed.assigned[-1]["pin.features.v1"]) == (False, {0: 50})
+
+
 def test_releases_that_come_while_the_broker_is_away_are_all_followed(room: Room, assembly: Assembly) -> None:
     room.feed.down = True
     held = [arrive(room, assembly, name, {}) for name in ("r1", "r2", "r3")]

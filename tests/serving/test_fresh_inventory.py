@@ -67,6 +67,22 @@ def test_a_new_bid_acts_and_the_row_stays_in_the_index(assembly: Assembly) -> No
     assert view.titles(np.array([1, 2])) == ["Pin 101", "New title of 102"]
 
 
+def test_what_is_logged_of_a_pin_is_what_is_newest_with_the_mask_of_the_embedding_that_scores(
+    assembly: Assembly,
+) -> None:
+    release = live(fake_index("r1", TOWER, pins(4, price_micros=1, target_ages=6)), assembly)
+    newer = pins(5, price_micros=77, occurred_at_ms=NOON_MS, input_mask=7)
+    view = lay_over(release, changes(newer[2:3], [9.0], tower=OTHER), changes(newer[3:], [0.5, 0.4]))
+    old_ms = NOON_MS - 3_600_000
+    assert view.logged(np.array([4, 0, 2, 1])).tolist() == [
+        [77, 0, 7, NOON_MS],
+        [1, 6, 3, old_ms],
+        [77, 0, 3, NOON_MS],
+        [1, 6, 3, old_ms],
+    ]
+    assert view.logged(np.array([], np.int64)).shape == (0, 4)
+
+
 def test_a_row_of_another_version_never_scores(assembly: Assembly) -> None:
     """Its dot of 9 would win; the Pin keeps the score of the release's own embedding."""
     release = live(fake_index("r1", TOWER, pins(5)), assembly)

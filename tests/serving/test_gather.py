@@ -59,7 +59,9 @@ def answer(of: Shard, dots: list[float], **facts: Any) -> Answer:
         fresh=pins % 2 == 0,
     )
     titles = pa.array([f"Pin {pin}" for pin in pins.tolist()], pa.string())
-    return Answer(said, np.array(dots, np.float32), np.ones(len(pins), np.bool_), described, titles)
+    logged = np.stack([pins + number for number in range(4)], axis=1)
+    eligible = np.ones(len(pins), np.bool_)
+    return Answer(said, np.array(dots, np.float32), eligible, described, titles, logged)
 
 
 def test_an_answer_arrives_with_every_bit() -> None:
@@ -68,6 +70,7 @@ def test_an_answer_arrives_with_every_bit() -> None:
     assert came.facts == sent.facts
     assert came.dots.tobytes() == sent.dots.tobytes()
     assert came.titles.equals(sent.titles)
+    assert np.array_equal(came.logged, sent.logged)
     for name, values in vars(sent.pins).items():
         assert np.array_equal(getattr(came.pins, name), values), name
 
@@ -152,6 +155,7 @@ def test_the_best_of_all_come_first_and_ties_go_to_the_lower_pin() -> None:
     assert merged.pins.pin_id.tolist() == expected
     assert merged.titles.to_pylist() == [f"Pin {pin}" for pin in expected]
     assert merged.pins.bid_micros.tolist() == [pin * 100 for pin in expected]
+    assert merged.logged_of(np.arange(6)).tolist() == [[pin, pin + 1, pin + 2, pin + 3] for pin in expected]
     assert merged.total == 100
     assert merged.dropped == {"status": 92, "not_retrieved": 2}
     assert merged.total == len(expected) + sum(merged.dropped.values())

@@ -29,15 +29,20 @@ def nothing(_: str) -> object:
     raise AssertionError("there is no release to load")
 
 
-@pytest.fixture
-def app() -> Starlette:
+def leaf_parts() -> LeafParts:
+    """A leaf that has no release, and whose delta segment lags."""
     metrics = CollectorRegistry()
     delta = DeltaTelemetry(metrics)
     clock, telemetry = FakeClock().clock(), LeafTelemetry(metrics, delta)
     held = HeldReleases(clock.seconds)
     watcher = LeafWatcher(lambda: None, nothing, held, clock, telemetry.loaded)  # type: ignore[arg-type]
     delta.show(FIGURES)
-    return create_leaf_app(LeafParts(Shard(1, 2), held, watcher, telemetry, clock, 1.0))
+    return LeafParts(Shard(1, 2), held, watcher, telemetry, clock, 1.0)
+
+
+@pytest.fixture
+def app() -> Starlette:
+    return create_leaf_app(leaf_parts())
 
 
 @pytest.fixture

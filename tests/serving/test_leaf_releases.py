@@ -42,6 +42,8 @@ class World:
     fails: dict[str, Exception] = field(default_factory=dict)
     loaded: dict[str, FakeShard] = field(default_factory=dict)
     told: list[Attempt] = field(default_factory=list)
+    most_open: int = 0
+    """With the one that was being loaded."""
 
     def __post_init__(self) -> None:
         self.held = HeldReleases(lambda: self.now)
@@ -58,6 +60,7 @@ class World:
     def _load(self, release_id: str) -> FakeShard:
         if release_id in self.fails:
             raise self.fails[release_id]
+        self.most_open = max(self.most_open, self.held.open + 1)
         self.loaded[release_id] = FakeShard(release_id)
         return self.loaded[release_id]
 
@@ -123,6 +126,37 @@ def test_a_release_that_is_asked_for_stays_however_many_newer_ones_come(world: W
     world.now += ASKED_SECONDS
     world.watcher.check()
     assert world.held.ids() == ("e", "d")
+
+
+def ask(world: World, *release_ids: str) -> None:
+    for release_id in release_ids:
+        with world.held.lease(release_id):
+            pass
+
+
+def test_while_a_third_is_asked_for_no_more_than_three_are_in_memory(world: World) -> None:
+    world.publish("k")
+    for newest in ("a", "b", "c", "d"):
+        ask(world, "k")
+        world.publish(newest)
+        ask(world, "k")
+        world.watcher.check()
+    assert world.held.ids() == ("d", "c", "k")
+    assert world.most_open == 3
+
+
+def test_a_previous_release_that_a_second_root_asks_for_makes_no_room(world: World) -> None:
+    world.publish("k", "a")
+    ask(world, "k")
+    world.publish("b")
+    ask(world, "k", "a")
+    world.fails["c"] = OSError("disk")
+    world.publish("c")
+    assert world.held.ids() == ("b", "a", "k")
+    world.now += ASKED_SECONDS
+    ask(world, "k")
+    world.watcher.check()
+    assert world.held.ids() == ("b", "k")
 
 
 def test_of_two_releases_that_are_asked_for_the_later_asked_one_stays(world: World) -> None:

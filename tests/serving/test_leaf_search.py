@@ -13,7 +13,7 @@ from serving.leaf_search import LoadedShard, answer, loaded_shard
 from serving.shard_wire import Question
 
 from .fake_feed import FakeFeed
-from .fakes import DIMENSION, NOON_MS, FakeClock, fake_index, pins, version
+from .fakes import DIMENSION, HOUR_MS, NOON_MS, FakeClock, fake_index, pins, version
 
 TOWER = version("tower")
 SHARDS = [Shard(1, 2), Shard(2, 2)]
@@ -122,12 +122,15 @@ def test_changes_since_the_release_act_on_the_shard_of_their_pin_and_on_no_other
     leaves = Leaves()
     leaves.change(103, dot=0.0)
     leaves.change(101, dot=0.97, status=STATUS_CODES["paused"])
-    leaves.change(190, dot=2.0)
+    leaves.change(190, dot=2.0, price_micros=5, input_mask=7, occurred_at_ms=NOON_MS)
     found = merged(leaves.loaded, question())
     leaves.close()
 
     assert found.pins.pin_id.tolist() == [190, 100, 102, 104, 105, 106, 107, 108, 109, 110]
     assert found.pins.fresh.tolist() == [True] + [False] * 9
+    assert (
+        found.logged_of(np.arange(10)).tolist() == [[5, 0, 7, NOON_MS]] + [[0, 0, 3, NOON_MS - HOUR_MS]] * 9
+    )
     assert (found.coverage.pins, found.coverage.fresh_pins) == (COUNT + 1, 3)
     for shard, leaf in zip(SHARDS, leaves.loaded, strict=True):
         changed = shard.holds(np.array([101, 103, 190])).sum()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from serving.ledger import DAY_MS, DAYS_KEPT, NEAR_DAYS, Charge, SpendLedger
+from schemas.times import DAY_MS
+from serving.ledger import DAYS_KEPT, NEAR_DAYS, Charge, SpendLedger
 
 TODAY = 20_000
 

@@ -1,14 +1,17 @@
 """The ranking log: nothing that was queued is lost at close, a full queue says so, and recounts agree."""
 
 import base64
+import threading
 import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from schemas.errors import InvalidMessage
+from schemas.errors import InvalidMessage, RetryableError
+from schemas.logs import RankingLog
 from schemas.ranking import RankRequest
+from serving.answers import log_of
 from serving.live_release import Assembly
 from serving.parts import ServingParts
 from serving.ranked import Ranked
@@ -119,6 +122,15 @@ def test_a_torn_last_line_is_passed_over_and_a_broken_one_is_not(tmp_path: Path,
         list(read_ranking_log(tmp_path))
 
 
+def test_where_there_is_no_log_nothing_is_counted_as_clean(tmp_path: Path) -> None:
+    (tmp_path / "ranking-000001.jsonl.gz").touch()
+    for directory in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(RetryableError, match="is SKEWLESS_DATA_DIR that of the server"):
+            recount_mixed(directory)
+    with pytest.raises(NotADirectoryError):
+        recount_mixed(tmp_path / "ranking-000001.jsonl.gz")
+
+
 def test_the_recount_finds_mixed_pairs(tmp_path: Path, parts: ServingParts, assembly: Assembly) -> None:
     release = live(fake_index("r1", TOWER, pins(30)), assembly)
     object.__setattr__(release, "query_tower", FakeTower(version("other")))
@@ -173,3 +185,64 @@ def test_rows_that_cannot_be_written_are_counted_and_later_ones_are_written(
     log._finish_file()
     assert (log.written, log.dropped) == (1, 1)
     assert len(list(read_ranking_log(tmp_path / "logs"))) == 1
+
+
+@pytest.mark.parametrize("name", ["ranking-000003-copy.jsonl", "ranking-1.jsonl.jsonl", "ranking-.jsonl"])
+def test_a_file_of_another_name_is_no_file_of_the_log(tmp_path: Path, ranked: Ranked, name: str) -> None:
+    (tmp_path / name).write_bytes(b"a copy that somebody made\n")
+    drops: list[int] = []
+    log = writer(tmp_path, drops)
+    log.append(ranked)
+    log.close()
+    assert (log.written, log.dropped, drops) == (1, 0, [])
+    assert len(list(read_ranking_log(tmp_path))) == 1
+
+
+def test_whatever_breaks_costs_its_rows_and_not_the_log(
+    tmp_path: Path, ranked: Ranked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drops: list[int] = []
+    rows, dropped = iter([1, 2]), threading.Event()
+
+    def breaks_once(one: Ranked) -> RankingLog:
+        if next(rows) == 1:
+            raise ValueError("of a kind that nobody thought of")
+        return log_of(one)
+
+    def on_drop() -> None:
+        drops.append(1)
+        dropped.set()
+
+    monkeypatch.setattr("serving.ranking_log.log_of", breaks_once)
+    log = RankingLogWriter(tmp_path, LogLimits(pause_seconds=0.001), on_drop)
+    log.append(ranked)
+    assert dropped.wait(10)
+    log.append(ranked)
+    log.close()
+    assert (log.written, log.dropped, len(drops)) == (1, 1, 1)
+    assert len(list(read_ranking_log(tmp_path))) == 1
+
+
+def test_rows_that_come_too_late_for_the_writer_are_counted_at_close(tmp_path: Path, ranked: Ranked) -> None:
+    drops: list[int] = []
+    log = writer(tmp_path, drops)
+    log._closing.set()
+    log._thread.join()
+    log.append(ranked)
+    log.close()
+    log.close()
+    assert (log.written, log.dropped, len(drops)) == (0, 1, 1)
+
+
+def test_a_disk_that_fails_at_the_end_is_said(
+    tmp_path: Path, ranked: Ranked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_: int) -> None:
+        raise OSError("input/output error")
+
+    monkeypatch.setattr("os.fsync", fails)
+    log = writer(tmp_path, [])
+    log.append(ranked)
+    log.close()
+    assert "may not have the last rows of the ranking log: input/output error" in caplog.text
+    assert log._file is None

@@ -217,6 +217,26 @@ def test_a_pointer_that_cannot_be_read_is_complained_about_once(world: World) ->
     assert world.serving() == "r2"
 
 
+def test_an_outage_whose_words_change_is_told_once_and_the_next_one_again(world: World) -> None:
+    world.point_at("r1")
+    for outages in (1, 2):
+        for tries in range(20):
+            world.unreadable = RetryableError(f"Generic S3 error: Error performing GET in {284 + tries}ms")
+            world.watcher.check()
+        told = [swap.release_id for swap in world.history.newest_first()]
+        assert told == ["CURRENT"] * outages + ["r1"]
+        assert _refusals(world, "load_failed") == outages
+        world.unreadable = None
+        world.watcher.check()
+
+
+def test_another_reason_why_current_cannot_be_read_is_told_too(world: World) -> None:
+    denied = StoreRefused("store_denied", "to be let in", "ExpiredToken", "new keys")
+    for world.unreadable in (AWAY, denied, AWAY, denied):
+        world.watcher.check()
+    assert [swap.code for swap in world.history.newest_first()] == ["store_denied", "load_failed"]
+
+
 def test_a_release_that_does_not_fit_is_never_swapped_in(world: World) -> None:
     misfit = fake_index("r2", TOWER, pins(4))
     misfit.manifest = misfit.manifest.model_copy(update={"tower_version": version("other")})

@@ -132,6 +132,19 @@ def world() -> Iterator[World]:
     made.close()
 
 
+class Swaps:
+    """What a root's watcher does: it looks at the swap rule and goes over to what that says."""
+
+    def __init__(self, current: Callable[[], str], root: Leaves) -> None:
+        self._rule = WhenReady(current, root)
+
+    def __call__(self) -> str | None:
+        found = self._rule()
+        if found is not None:
+            self._rule.serves(found)
+        return found
+
+
 def ask(root: Leaves) -> list[int]:
     """Numbers of the shards that answered usably."""
     return [one.facts.shard for one in root.ask(RELEASE, lambda _: b"a question")]
@@ -215,9 +228,9 @@ def test_a_swap_waits_for_every_leaf_that_is_up(world: World) -> None:
     root = world.root()
     world.leaves[0].held = ["r2", "r1"]
     root.look()
-    current = WhenReady(lambda: "r1", root)
+    current = Swaps(lambda: "r1", root)
     assert current() == "r1"
-    moved = WhenReady(lambda: "r2", root)
+    moved = Swaps(lambda: "r2", root)
     assert (moved(), root.blocking("r2")) == (None, [world.leaves[1].address])
     world.leaves[1].held = ["r2", "r1"]
     root.look()
@@ -226,7 +239,7 @@ def test_a_swap_waits_for_every_leaf_that_is_up(world: World) -> None:
 
 def test_what_was_current_stays_so_while_the_next_one_loads(world: World) -> None:
     root, named = world.root(), ["r1"]
-    current = WhenReady(lambda: named[-1], root)
+    current = Swaps(lambda: named[-1], root)
     assert current() == "r1"
     named.append("r2")
     assert current() == "r1"
@@ -235,7 +248,7 @@ def test_what_was_current_stays_so_while_the_next_one_loads(world: World) -> Non
 
 def test_a_served_release_that_fewer_leaves_have_than_current_is_not_waited_with(world: World) -> None:
     root, named = world.root(down_seconds=10.0, look_seconds=0.5), ["r1"]
-    current = WhenReady(lambda: named[-1], root)
+    current = Swaps(lambda: named[-1], root)
     assert current() == "r1"
     named.append("r3")
     world.leaves[0].held = ["r3", "r2"]
@@ -254,7 +267,7 @@ def test_a_leaf_that_refuses_what_is_current_does_not_keep_all_others_from_it(wo
     for number, leaf in enumerate(world.leaves, start=1):
         leaf.shard = Shard(number, 3)
     root, named = world.root(), ["r1"]
-    current = WhenReady(lambda: named[-1], root)
+    current = Swaps(lambda: named[-1], root)
     assert current() == "r1"
     named.append("r3")
     world.leaves[0].held = ["r3", "r2"]
@@ -269,12 +282,12 @@ def test_a_leaf_that_refuses_what_is_current_does_not_keep_all_others_from_it(wo
 
 def test_a_root_that_serves_nothing_waits_for_every_leaf(world: World) -> None:
     world.leaves[0].held = ["r2"]
-    assert WhenReady(lambda: "r2", world.root())() is None
+    assert Swaps(lambda: "r2", world.root())() is None
 
 
 def test_after_a_rollback_no_leaf_is_waited_for(world: World) -> None:
     root, named = world.root(), ["r1"]
-    current = WhenReady(lambda: named[-1], root)
+    current = Swaps(lambda: named[-1], root)
     assert current() == "r1"
     for release, waits in (("r2", 2), ("r1", 0)):
         named.append(release)
@@ -341,6 +354,47 @@ def test_a_name_that_gets_an_address_later_is_found(world: World, monkeypatch: p
         root.start()
         assert {leaf["trouble"] for leaf in root.status()} == {"its name has no address"}
     assert comes_true(lambda: all(leaf["up"] for leaf in root.status()))
+
+
+def test_connections_to_a_host_that_has_gone_are_not_asked_over_when_the_name_has_another_address(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server((HOST, 0)) as gone:  # it takes connections and never says anything
+
+        def at_the_old_address(*_: Any, **__: Any) -> Any:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", gone.getsockname())]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "getaddrinfo", at_the_old_address)
+            root = world.root(deadline_seconds=2.0, look_seconds=0.05)
+        for leaf in root._leaves:
+            for _ in range(10):
+                leaf.asking.keep(socket.create_connection(gone.getsockname()))
+            assert len(leaf.asking.idle) == 10
+        root._policy = LeafPolicy(deadline_seconds=2.0)
+        root.find()
+        root.look()
+        assert ask(root) == [1, 2], "the first question is answered"
+
+
+def test_connections_to_a_leaf_that_went_down_are_closed(world: World) -> None:
+    root = world.root(deadline_seconds=0.05)
+    kept = [socket.create_connection((HOST, world.leaves[1].server.server_port)) for _ in range(10)]
+    for connection in kept:
+        root._leaves[1].asking.keep(connection)
+    world.leaves[1].silent.clear()
+    for _ in range(TIMEOUTS_UNTIL_DOWN):
+        assert ask(root) == [1]
+    assert root.status()[1]["up"] is False
+    assert [connection.fileno() for connection in kept] == [-1] * 10
+
+
+def test_a_connection_to_an_address_that_was_left_meanwhile_is_not_kept(world: World) -> None:
+    old, new = ((HOST, leaf.server.server_port) for leaf in world.leaves)
+    endpoint, under_way = Endpoint(old), socket.create_connection(old)
+    endpoint.move_to(new)
+    endpoint.keep(under_way)
+    assert (under_way.fileno(), len(endpoint.idle)) == (-1, 0)
 
 
 def test_a_leaf_that_has_been_down_for_long_holds_up_nothing(world: World) -> None:

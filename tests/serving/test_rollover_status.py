@@ -1,10 +1,12 @@
 """A rollover, read from the files that other processes write."""
 
-import json
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
 
+from schemas.rollovers import Rollover
+from schemas.statuses import CandidateStatus, CutterStatus, EmbedStatus
 from serving.rollover_status import read_rollover
 from serving.telemetry import ServingTelemetry
 
@@ -13,23 +15,38 @@ from .fakes import NOON_MS, version
 SERVING, CANDIDATE = version("serving"), version("candidate")
 
 
-def write(path: Path, document: object) -> None:
+def write(path: Path, document: BaseModel) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document))
+    path.write_text(document.model_dump_json())
 
 
 def begin(data: Path) -> None:
-    record = {"candidate": CANDIDATE, "serving": SERVING, "started_ms": NOON_MS - 60_000, "actor": "somebody"}
+    record = Rollover(
+        candidate=CANDIDATE, serving=SERVING, started_ms=NOON_MS - 60_000, actor="somebody", reason="",
+        manual=False, kept_snapshots=[], kept_releases=[], kept_runs=[], baseline={},
+    )  # fmt: skip
     write(data / "towers/ROLLOVER.json", record)
 
 
 def cutter(data: Path, tier: str, covered: float, blocked: str = "") -> None:
-    candidates = {CANDIDATE: {"covered": covered, "blocked": blocked, "pins": 1}}
-    write(data / f"status/cutter-{tier}.json", {"tier": tier, "candidates": candidates, "rows": {}})
+    candidate = CandidateStatus(
+        pins=1, of=1, covered=covered, behind=0, missing_pins=[], ready=not blocked, blocked=blocked,
+        partitions={},
+    )  # fmt: skip
+    said = CutterStatus(
+        tier=tier, written_at_ms=NOON_MS, started_at_ms=NOON_MS, live=[SERVING, CANDIDATE], rows={},
+        lag_rows=0, last_hour_ms=None, missed_hours_ms=[], late_rows=0, snapshots=0,
+        candidates={CANDIDATE: candidate},
+    )  # fmt: skip
+    write(data / f"status/cutter-{tier}.json", said)
 
 
 def embed(data: Path, tier: str, part: int, done: int, tower: str = CANDIDATE, waiting: str = "") -> None:
-    said = {"tier": tier, "tower_version": tower, "partitions": 8, "done": done, "waiting": waiting}
+    said = EmbedStatus(
+        tier=tier, tower_version=tower, run_id="run", written_at_ms=NOON_MS, partitions=8, done=done,
+        state_rows=0, state_rows_expected=0, rows=0, failed=0, rows_per_second=0.0, eta_seconds=None,
+        waiting=waiting,
+    )  # fmt: skip
     write(data / f"status/embed-{tier}-{part}of2.json", said)
 
 
@@ -60,7 +77,7 @@ def test_files_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
     begin(tmp_path)
     cutter(tmp_path, "realtime", 1.0)
     (tmp_path / "status/cutter-torn.json").write_text('{"tier": "to')
-    write(tmp_path / "status/cutter-strange.json", ["no", "object"])
+    (tmp_path / "status/cutter-strange.json").write_text('["no", "object"]')
 
     found = read_rollover(tmp_path, NOON_MS)
 

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from features.definitions import registry
+from features.shard_slices import Shard
 from index.releases import ReleaseStore
 from schemas.errors import RetryableError
 from schemas.manifests import ReleaseManifest
@@ -21,6 +22,7 @@ from serving.root_release import behind_leaves
 from serving.shard_telemetry import RootTelemetry
 
 from .test_end_to_end import save_release, save_tower
+from .test_remote_leaves import FakeLeaf
 
 NEWER = "20991231T23Z-newer"
 
@@ -40,16 +42,32 @@ class AwayStore(ReleaseStore):
         return self.seen
 
 
+class NamingStore(ReleaseStore):
+    """A store whose CURRENT is what the test says, or that does not answer."""
+
+    named: str | None = None
+
+    def current(self) -> str | None:
+        if self.named is None:
+            raise RetryableError("the store did not answer")
+        return self.named
+
+
 class World:
     """A release, and a root's source over a store that is there or away."""
 
     def __init__(self, config: ServingConfig) -> None:
+        self._clock = config.clock
+        self.fakes: list[FakeLeaf] = []
         self.root, self._towers = config.data / "releases", config.data / "towers"
         self.release = save_release(config.data, save_tower(config.data, 1))
-        self.leaves = Leaves(["127.0.0.1:1"], LeafPolicy(), config.clock, RootTelemetry(CollectorRegistry()))
+        self.leaves = self.leaves_at("127.0.0.1:1")
         self._assembly = Assembly(
             registry().content_hash, config.policy.auction, SpendLedger(), config.clock.now_ms
         )
+
+    def leaves_at(self, *addresses: str) -> Leaves:
+        return Leaves(addresses, LeafPolicy(), self._clock, RootTelemetry(CollectorRegistry()))
 
     def source(self, store: ReleaseStore) -> Source:
         return behind_leaves(self.leaves, ReleaseLoader(store, self._towers, registry(), self._assembly))
@@ -65,6 +83,8 @@ def world(config: ServingConfig) -> Iterator[World]:
     made = World(config)
     yield made
     made.leaves.close()
+    for fake in made.fakes:
+        fake.close()
 
 
 def test_a_root_that_starts_while_the_store_is_away_has_what_it_loaded_last(world: World) -> None:
@@ -85,6 +105,25 @@ def test_a_root_that_never_loaded_anything_has_nothing_to_begin_with(world: Worl
 def test_what_was_kept_is_not_begun_with_over_a_store_that_was_never_seen(world: World) -> None:
     world.source(ReleaseStore(world.root)).load(world.release)
     assert world.away(seen=None).last_seen() is None
+
+
+def test_a_root_that_began_with_what_it_kept_goes_over_to_what_more_leaves_hold(world: World) -> None:
+    """As when the third leaf refuses the newer release for ever: nobody would see two thirds of the Pins."""
+    held = ([NEWER], [NEWER], [world.release])
+    fakes = world.fakes = [FakeLeaf(Shard(number, 3), one) for number, one in enumerate(held, start=1)]
+    world.leaves = world.leaves_at(*(fake.address for fake in fakes))
+    store = NamingStore(world.root)
+    source = world.source(store)
+    with pytest.raises(RetryableError):
+        source.current()
+    world.leaves.find()
+    world.leaves.look()
+    source.load(world.release)
+    store.named = NEWER
+    assert (source.current(), world.leaves.blocking(NEWER)) == (NEWER, [fakes[2].address])
+    fakes[1].held = [world.release]
+    world.leaves.look()
+    assert source.current() == world.release, "one has the newer release, two have what is served"
 
 
 def test_a_damaged_manifest_is_as_good_as_none(world: World, caplog: pytest.LogCaptureFixture) -> None:

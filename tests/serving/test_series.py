@@ -1,6 +1,7 @@
 from prometheus_client import CollectorRegistry, Gauge
 
-from serving.series import MOST_TIERS, OTHER, BulkHistogram, FollowedGauge, KnownTiers, version_labels
+from schemas.metric_labels import MOST_TIERS, OTHER
+from serving.series import BulkHistogram, FollowedGauge, KnownTiers, version_labels
 
 
 def test_a_followed_gauge_has_the_series_of_the_last_show_and_no_others() -> None:

@@ -11,6 +11,7 @@ from streams.embedded_tiers import EmbeddedTiers
 from streams.outlet import Outlet
 from streams.state_cache import CachedStore
 from streams.state_flush import StateFlush
+from streams.tower_claims import TowerClaims
 from streams.worker import EnrichmentWorker
 
 from . import plants
@@ -83,7 +84,7 @@ PLANTED: dict[str, Planted] = {
         replacing(StateFlush, "follow", plants.silent_events_count_as_embedded), "untrue_tower"
     ),
     "a dropped tower stays named": _planted(
-        replacing(EnrichmentWorker, "_retract", plants.stays_named), "untrue_tower"
+        replacing(TowerClaims, "retract", plants.stays_named), "untrue_tower"
     ),
     "Pins of batch tiers are embedded": _planted(
         replacing(EmbeddedTiers, "chosen", plants.every_tier), "phantom"

@@ -16,6 +16,7 @@ from schemas.events import EngagementObserved, PinAggregated, PinChanged, VisitO
 from schemas.vectors import CONTENT_DIMENSION, encode_fp16
 from skewless_client import NotDelivered, PinProducer, ProducerSettings
 from streams.embedded_broker import EmbeddedBroker
+from tests.streams.broker_faults import set_down
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,9 +107,36 @@ def test_what_did_not_arrive_is_raised_on_close() -> None:
     with pytest.raises(NotDelivered, match="3 events failed and 0 were not answered") as caught:
         pins.close()
     assert caught.value.counts.failed == 3
+    assert len(set(caught.value.event_ids)) == 3
     pins.close()
     with pytest.raises(RuntimeError, match="closed"):
         pins.send(PinChanged(pin_id=1, occurred_at_ms=1))
+
+
+def test_what_failed_is_named_once_and_can_be_sent_again_when_the_broker_is_back(
+    broker: EmbeddedBroker,
+) -> None:
+    events = {f"event-{n}": PinChanged(pin_id=n, occurred_at_ms=n) for n in range(30)}
+    with PinProducer(settings(broker, delivery_timeout_seconds=3)) as pins:
+        pins.send(PinChanged(pin_id=99, occurred_at_ms=1), event_id="before")
+        pins.flush()
+        set_down(broker, down=True)
+        for event_id, event in events.items():
+            pins.send(event, event_id=event_id)
+        with pytest.raises(NotDelivered, match=r"30 events failed and 0 were not .*1 arrived") as caught:
+            pins.flush()
+        set_down(broker, down=False)
+
+        assert sorted(caught.value.event_ids) == sorted(events)
+        assert caught.value.counts.failed == 30
+        assert all(one.split(",")[0] in events for one in caught.value.counts.errors)
+        for event_id in caught.value.event_ids:
+            pins.send(events[event_id], event_id=event_id)
+        pins.flush()
+        assert (pins.counts.acked, pins.counts.failed, pins.counts.in_flight) == (31, 0, 0)
+    came = read(broker, "pin.changed.v1", 31)
+    sent = {read_headers(cast(Any, one.headers()))["ce_id"] for one in came}
+    assert sent == {"before", *events}
 
 
 def test_an_event_over_the_size_limit_is_refused(

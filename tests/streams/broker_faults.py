@@ -16,3 +16,11 @@ def answer_for_topic(broker: EmbeddedBroker, topic: str, error: int) -> None:
     set_error = broker._library.rd_kafka_mock_topic_set_error
     set_error.restype, set_error.argtypes = None, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
     set_error(broker._cluster, topic.encode(), error)
+
+
+def set_down(broker: EmbeddedBroker, *, down: bool) -> None:
+    """Let the broker hang up and take no connection (`down`), or be there again with all that it had."""
+    name = f"rd_kafka_mock_broker_set_{'down' if down else 'up'}"
+    switch = getattr(broker._library, name)
+    switch.restype, switch.argtypes = ctypes.c_int, [ctypes.c_void_p, ctypes.c_int32]
+    assert switch(broker._cluster, 1) == NO_ERROR

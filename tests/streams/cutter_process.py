@@ -18,7 +18,7 @@ from confluent_kafka import Consumer
 from entrypoints.output import EXIT_UNAVAILABLE
 from schemas.errors import RetryableError
 from streams.cut_policy import WallClockCut
-from streams.cutter import Cutter, CutterSettings, Surroundings
+from streams.cutter import Cutter, CutterSettings, CutterSurroundings
 from streams.embedded_topic import KafkaEmbeddedTopic
 from streams.kafka import KafkaSettings, consumer_config
 from streams.outlet import Outlet
@@ -40,7 +40,7 @@ def main() -> None:
     log.info(READY)
     settings = KafkaSettings(bootstrap_servers=arguments.bootstrap, cutter_group=arguments.group)
     consumer = Consumer(consumer_config(settings, settings.cutter_group))
-    around = Surroundings(
+    around = CutterSurroundings(
         live=lambda: [tower()],
         clock_ms=lambda: int(time.time() * 1000),
         outlet=Outlet(settings, "cutter"),

@@ -10,7 +10,7 @@ from schemas.embeddings import embedded_key
 from schemas.manifests import Calibration, SnapshotManifest, TowerManifest
 from schemas.vectors import encode_fp16
 from streams.cut_policy import CutPolicy, EventTimeCut
-from streams.cutter import Cutter, CutterSettings, Letters, Surroundings
+from streams.cutter import Cutter, CutterSettings, CutterSurroundings, Letters
 from streams.embedded_batches import Message
 from tests.schemas.examples import VERSION_A, pin_embedded
 
@@ -124,7 +124,7 @@ class Room:
     told: list[SnapshotManifest] = field(default_factory=list)
 
     def cutter(self, policy: CutPolicy | None = None, batch_size: int = 7) -> Cutter:
-        surroundings = Surroundings(
+        surroundings = CutterSurroundings(
             live=lambda: self.live,
             clock_ms=lambda: self.now_ms,
             outlet=self.letters,

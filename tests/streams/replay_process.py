@@ -9,13 +9,13 @@ import sys
 import time
 
 from streams.kafka import KafkaSettings
-from streams.letter_replay import GroupTurn, KafkaSender, Replay, ReplayJob
+from streams.letter_replay import GroupTurn, KafkaLetterSender, Replay, ReplayJob
 from streams.letters import Letter, LetterFilter
 from streams.topic_reader import TopicReader
 from tests.streams.letters_on_a_topic import DLQ
 
 
-class _Killed(KafkaSender):
+class _Killed(KafkaLetterSender):
     def __init__(self, settings: KafkaSettings, point: str, calls: int) -> None:
         super().__init__(settings)
         self._point, self._left = point, calls

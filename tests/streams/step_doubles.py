@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry
 
 from schemas.errors import DeadLetterReason, RetryableError
 from streams.positions import Partition
-from streams.step_driver import StepDriver, Surroundings
-from streams.step_source import Standing
+from streams.step_driver import StepDriver, StepSurroundings
+from streams.step_source import PartitionStanding
 from streams.steps import Output, RawEvent, StepResult, TurnedDown
 from streams.stream_telemetry import StreamTelemetry
 from streams.topic_reader import Spans
@@ -35,6 +35,8 @@ class EchoStep:
     batches: list[list[int]] = field(default_factory=list)
     events: list[RawEvent] = field(default_factory=list)
     left: int = 0
+    unanswered: int = 0
+    """Calls of `owned` that fail before the next one succeeds."""
     closed: bool = False
     before_apply: Callable[[], None] = lambda: None
 
@@ -45,6 +47,9 @@ class EchoStep:
         lacking = sorted(number for _, number in behind)
         name = f"owned {sorted(number for _, number in partitions)}"
         self.calls.append(f"{name} behind {lacking}" if lacking else name)
+        if self.unanswered:
+            self.unanswered -= 1
+            raise RetryableError("no answer")
 
     def apply(self, events: Sequence[RawEvent]) -> StepResult:
         self.before_apply()
@@ -85,11 +90,11 @@ class MemorySource:
     def partitions(self, topics: Sequence[str]) -> list[Partition]:
         return [one for one in self.logs if one[0] in topics]
 
-    def standing(self, partitions: Sequence[Partition]) -> dict[Partition, Standing]:
+    def standing(self, partitions: Sequence[Partition]) -> dict[Partition, PartitionStanding]:
         if self.failures:
             raise RetryableError(self.failures.pop())
         return {
-            one: Standing(self.low, len(self.logs.get(one, [])), self.committed.get(one))
+            one: PartitionStanding(self.low, len(self.logs.get(one, [])), self.committed.get(one))
             for one in partitions
         }
 
@@ -141,7 +146,7 @@ class Around:
 
     def __post_init__(self) -> None:
         self.telemetry = StreamTelemetry(self.metrics)
-        around = Surroundings(
+        around = StepSurroundings(
             self.outlet,
             self.source,
             self.telemetry,

@@ -13,13 +13,13 @@ from pathlib import Path
 from confluent_kafka import Producer
 from pydantic import BaseModel
 
-from features.windows import DAY_MS
 from schemas.codec import decode, encode
 from schemas.errors import RetryableError
 from schemas.events import PinAggregated
 from schemas.impressions import ImpressionAttributed
 from schemas.logs import ReleasePublished
 from schemas.skew import EmbeddingsCounted, SkewAlerted
+from schemas.times import DAY_MS
 from schemas.topics import IMPRESSION_ATTRIBUTED, PIN_AGGREGATED, SKEW_ALERTED
 from streams.attribution import AttributionStep
 from streams.embedded_broker import EmbeddedBroker

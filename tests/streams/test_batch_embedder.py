@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from features.tier_slices import in_tier
 from index.snapshots import list_snapshots, read_snapshot
+from schemas.embedding_runs import AssembledRun
 from schemas.errors import Refused, RetryableError
-from schemas.manifests import SnapshotManifest
+from schemas.manifests import SnapshotManifest, TowerManifest
+from schemas.statuses import EmbedStatus
 from schemas.tiers import Tier
 from schemas.topics import PIN_FEATURES
 from streams.batch_embedder import BatchEmbedder, Embedded, EmbedPlan, EmbedSurroundings, Share
-from streams.embed_status import EmbedStatus
-from streams.embedding_runs import EmbeddingRuns
+from streams.embedding_runs import EmbeddingRuns, RunDirectory
 from streams.live_gate import Waiting
 from tests.fakes import FakePinTower, FullPinTower
 from tests.schemas.examples import VERSION_A, VERSION_B
@@ -25,6 +27,7 @@ from tests.streams.states_in_memory import EPOCH_MS, StatesInMemory, checkpoint,
 
 ROOT = Path(__file__).parents[2]
 HOUR_MS = 3_600_000
+SLOW = Tier(name="slow", policy="batch")
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Job:
     root: Path
     source: StatesInMemory = field(default_factory=lambda: filled(40))
     tower: FakePinTower = field(default_factory=FakePinTower)
-    tier: Tier = field(default_factory=lambda: Tier(name="slow", policy="batch"))
+    tier: Tier = SLOW
     share: Share = field(default_factory=Share)
     stopped: Callable[[], bool] = lambda: False
     shown: list[EmbedStatus] = field(default_factory=list)
@@ -202,13 +205,13 @@ def test_a_run_of_another_tower_is_another_run(tmp_path: Path) -> None:
 def test_a_tower_whose_version_begins_alike_gets_none_of_the_vectors_of_the_other(tmp_path: Path) -> None:
     alike = VERSION_A[:12] + VERSION_B[12:]
     Job(tmp_path, share=Share(0, 2)).run()
-    begun = EmbeddingRuns(tmp_path / "embeddings").unfinished("slow", VERSION_A)
+    begun = EmbeddingRuns(tmp_path / "embeddings").unfinished(SLOW, VERSION_A)
     assert begun is not None
 
     other = Job(tmp_path, tower=FakePinTower(version=alike)).run()
 
     assert other is not None and other.run_id != begun.path.name
-    assert EmbeddingRuns(tmp_path / "embeddings").unfinished("slow", VERSION_A) is not None
+    assert EmbeddingRuns(tmp_path / "embeddings").unfinished(SLOW, VERSION_A) is not None
     manifest, _ = read_snapshot(tmp_path / "snapshots", assembled(other))
     assert manifest.versions == {alike: 40}
     for number in begun.missing():
@@ -217,6 +220,46 @@ def test_a_tower_whose_version_begins_alike_gets_none_of_the_vectors_of_the_othe
         )
     with pytest.raises(Refused, match="mixed_versions"):
         begun.assemble(tmp_path / "snapshots", tower_manifest(VERSION_A))
+
+
+def test_a_run_of_fewer_buckets_than_the_tier_has_now_is_begun_anew(tmp_path: Path) -> None:
+    job = Job(tmp_path, tier=SLOW.model_copy(update={"first_bucket": 50}))
+    job.stopped = lambda: bool(job.shown) and job.shown[-1].done >= 2
+    first = job.run()
+    assert first is not None and first.missing == [2, 3]
+    job.stopped, job.tier = lambda: False, SLOW.model_copy(update={"first_bucket": 20})
+    with pytest.raises(Refused, match="no_run"):
+        job.embedder().assemble()
+
+    second = job.run()
+
+    pins = np.arange(40)
+    assert set(job.snapshot(assembled(second))[1]) == set(pins[in_tier(pins, job.tier)].tolist())
+    assert second is not None and second.run_id != first.run_id
+    assert EmbeddingRuns(tmp_path / "embeddings").names(VERSION_A) == [second.run_id]
+
+
+@pytest.mark.parametrize("only_assemble", [False, True])
+def test_what_was_assembled_is_told_though_another_process_begins_the_next_run_at_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only_assemble: bool
+) -> None:
+    expected = assembled(Job(tmp_path / "alone").run())
+    job, begun = Job(tmp_path / "shared"), []
+    if only_assemble:
+        job.run()
+    real = RunDirectory.assemble
+
+    def assemble(run: RunDirectory, snapshots: Path, tower: TowerManifest) -> AssembledRun:
+        done = real(run, snapshots, tower)
+        begun.append(job.embedder()._begin(job.source.spans()).path.name)
+        return done
+
+    monkeypatch.setattr(RunDirectory, "assemble", assemble)
+    done = job.embedder().assemble() if only_assemble else job.run()
+
+    assert assembled(done) == expected
+    assert done is not None and (done.missing, done.rows) == ([], 40)
+    assert EmbeddingRuns(tmp_path / "shared" / "embeddings").names(VERSION_A) == begun != [done.run_id]
 
 
 def test_a_half_written_shard_is_nothing(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from schemas.topics import PIN_CHANGED
 from streams.batch_embedder import BatchEmbedder, Embedded, EmbedPlan, EmbedSurroundings
 from streams.batch_states import KafkaStates
 from streams.cut_policy import EventTimeCut
-from streams.cutter import Cutter, CutterSettings, Surroundings
+from streams.cutter import Cutter, CutterSettings, CutterSurroundings
 from streams.embedded_broker import EmbeddedBroker
 from streams.embedded_topic import KafkaEmbeddedTopic
 from streams.kafka import KafkaSettings, consumer_config, producer_config
@@ -68,7 +68,7 @@ def cut(kafka: KafkaSettings, root: Path) -> dict[str, SnapshotManifest]:
     consumer = Consumer(consumer_config(kafka, kafka.cutter_group))
     told: list[SnapshotManifest] = []
     live = [tower_manifest(VERSION_A), tower_manifest(VERSION_B)]
-    around = Surroundings(lambda: live, lambda: EPOCH_MS, Letterbox(), told.append)
+    around = CutterSurroundings(lambda: live, lambda: EPOCH_MS, Letterbox(), told.append)
     cutter = Cutter(
         KafkaEmbeddedTopic(consumer), CutterSettings(root / "snapshots", EVERY), EventTimeCut(), around
     )

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from streams.cut_policy import HOUR_MS, CutPolicy, Due, EventTimeCut, WallClockCut
+from schemas.times import HOUR_MS
+from streams.cut_policy import CutPolicy, Due, EventTimeCut, WallClockCut
 
 H = HOUR_MS
 
@@ -88,6 +89,21 @@ def test_a_wall_clock_that_steps_back_cuts_nothing() -> None:
     policy: CutPolicy = WallClockCut(open_ms=6 * H)
     due, policy = policy.step(_times(), 5 * H)
     assert due is None and policy == WallClockCut(open_ms=6 * H)
+
+
+def test_a_wall_clock_that_was_far_ahead_and_is_set_right_goes_on_cutting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    due, policy = WallClockCut(open_ms=5 * H).step(_times(), 900 * H)
+    assert due is not None and due.hour_ms == 899 * H
+
+    due, policy = policy.step(_times(), int(6.5 * H))
+    assert (due, policy) == (None, WallClockCut(open_ms=6 * H))
+    assert "went back by" in caplog.text
+    due, policy = policy.step(_times(), 7 * H)
+    assert due == Due(0, 6 * H)
+    due, _ = policy.step(_times(), int(10.5 * H))
+    assert due == Due(0, 9 * H, (7 * H, 8 * H))
 
 
 def test_after_a_restart_within_the_hour_the_wall_clock_waits_for_its_end() -> None:

@@ -25,13 +25,13 @@ import sys
 from pathlib import Path
 from confluent_kafka import Consumer
 from streams.cut_policy import EventTimeCut
-from streams.cutter import Cutter, CutterSettings, Surroundings
+from streams.cutter import Cutter, CutterSettings, CutterSurroundings
 from streams.embedded_topic import KafkaEmbeddedTopic
 from streams.kafka import KafkaSettings, consumer_config
 from tests.streams.embedded_rows_on_a_topic import Letterbox, tower
 settings = KafkaSettings(bootstrap_servers=sys.argv[1])
 consumer = Consumer(consumer_config(settings, settings.cutter_group))
-around = Surroundings(
+around = CutterSurroundings(
     live=lambda: [tower()],
     clock_ms=lambda: 0,
     outlet=Letterbox(),

@@ -10,11 +10,12 @@ import pytest
 from features.tier_slices import in_tier
 from index.snapshots import ATTRIBUTES, SnapshotRows, list_snapshots, read_snapshot, write_snapshot
 from schemas.manifests import SnapshotManifest
+from schemas.statuses import CutterStatus
 from schemas.tiers import Tier
 from schemas.topics import PIN_FEATURES
 from streams.cut_policy import EventTimeCut, WallClockCut
-from streams.cutter import Cutter, CutterSettings, Surroundings
-from streams.cutter_status import CutterStatus, read_cutter_status
+from streams.cutter import Cutter, CutterSettings, CutterSurroundings
+from streams.cutter_status import read_cutter_status
 from tests.schemas.examples import VERSION_A, VERSION_B
 
 from .embedded_rows_on_a_topic import EPOCH_MS, HOUR_MS, MemoryTopic, Room, read_all, row, tower
@@ -25,7 +26,7 @@ SLOW = Tier(name="slow", first_bucket=30, end_bucket=100)
 
 def cutter(room: Room, tier: Tier = FAST, before: CutterStatus | None = None, wall: bool = False) -> Cutter:
     shown: list[CutterStatus] = []
-    around = Surroundings(
+    around = CutterSurroundings(
         live=lambda: room.live,
         clock_ms=lambda: room.now_ms,
         outlet=room.letters,
@@ -346,6 +347,23 @@ def test_a_tower_that_leaves_live_is_dropped_after_the_clock_was_set_back_too(tm
     assert one._table.versions == [VERSION_A]
 
 
+def test_a_status_is_written_after_the_clock_was_set_back_too(tmp_path: Path) -> None:
+    room = rollover(tmp_path)
+    one = cutter(room, EVERY)
+    read_all(one)
+    room.now_ms -= 3_600_000
+
+    room.now_ms += 1
+    one.step()
+    assert status(one).written_at_ms == room.now_ms
+    room.now_ms += 4_999
+    one.step()
+    assert status(one).written_at_ms == room.now_ms - 4_999
+    room.now_ms += 1
+    one.step()
+    assert status(one).written_at_ms == room.now_ms
+
+
 def test_a_cutter_that_was_away_reads_what_it_missed_before_it_makes_the_overdue_cut(tmp_path: Path) -> None:
     room = Room(tmp_path)
     room.topic.put(*row(2))
@@ -368,7 +386,21 @@ def test_a_cutter_that_was_away_reads_what_it_missed_before_it_makes_the_overdue
     assert len(room.told) == 2 and overdue.rows == 41
     assert status(again).missed_hours_ms == [EPOCH_MS + HOUR_MS, EPOCH_MS + 2 * HOUR_MS]
     assert status(again).last_hour_ms == EPOCH_MS + 3 * HOUR_MS
-    assert again.counts.missed_hours == 2
+    assert (again.counts.missed_hours, status(again).missed_hours) == (2, 2)
+    third = cutter(room, EVERY, before=status(again), wall=True)
+    read_all(third)
+    assert status(third).missed_hours == 2
+
+
+def test_the_status_counts_dead_letters(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    room.topic.put(b"4:", b"{", partition=0)
+    one = cutter(room, EVERY)
+    read_all(one)
+    one._report.hasten()
+    one.step()
+
+    assert status(one).dead_letters == 1
 
 
 def test_hours_in_which_nothing_changed_are_not_missed(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from features.definitions import registry
 from features.pin_state import PIN_RECORD, empty_records
 from features.store import MemoryStore
-from features.windows import DAY_MS
 from models.predictor import embed_pins
 from models.towers import TowerConfig, fresh_towers
+from schemas.times import DAY_MS
 from schemas.topics import PIN_AGGREGATED
 from streams.enrichment import enrich
 from streams.sources import SourceBatch, enrichment_sources

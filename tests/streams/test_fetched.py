@@ -30,3 +30,12 @@ def test_a_partition_that_goes_back_is_asked_about_anew(offsets: tuple[int, ...]
     ascending.follow(_read((C, 3, 100), (A, 3, 0), (C, 2, 0)))
     with pytest.raises(RetryableError, match=r"pin.changed.v1\[3\] goes on at offset \d+, 101 was expected"):
         ascending.follow(_read(*((C, 3, offset) for offset in offsets)))
+
+
+def test_headers_are_those_of_the_row_among_silent_messages_and_among_fresh_ones() -> None:
+    messages: list[Any] = [
+        SimMessage(C, 3, offset, 5, b"1", b"{}", [("id", b"%d" % offset)]) for offset in (7, 8, 9)
+    ]
+    one = fetched(SOURCES, messages, {(C, 3): 8})
+    assert one.known_headers(C, 0) == [("id", b"7")]
+    assert [one.headers(C, row) for row in (0, 1)] == [[("id", b"8")], [("id", b"9")]]

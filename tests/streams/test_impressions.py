@@ -7,6 +7,7 @@ import pytest
 from schemas.codec import decode
 from schemas.errors import DeadLetterReason
 from schemas.impressions import ImpressionServed
+from schemas.logs import LoggedAd
 from streams.impressions import ImpressionsStep, impressions_of
 from streams.steps import RawEvent
 from tests.streams.raw_events import VERSION_A, VERSION_B, ranking_log, raw
@@ -52,6 +53,17 @@ def test_an_impression_carries_what_was_logged_of_its_own_ad() -> None:
             ad.bid_micros,
             ad.price_micros,
         )
+
+
+def test_an_impression_carries_what_was_logged_of_its_pin_and_nothing_for_an_older_log() -> None:
+    old = ranking_log(1_000, (7, 5))
+    names = [name for name in LoggedAd.model_fields if name.startswith("pin_") and name != "pin_id"]
+    logged = dict(zip(names, (11, 12, 13, 14, 15), strict=True))
+    ads = [old.ads[0].model_copy(update=logged), old.ads[1]]
+
+    shown = impressions_of(old.model_copy(update={"ads": ads}))
+
+    assert [{name: getattr(one, name) for name in names} for one in shown] == [logged, dict.fromkeys(names)]
 
 
 def test_a_replay_of_old_data_takes_the_querys_own_time() -> None:

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 from features.pin_state import PIN_RECORD
 from features.store import MemoryStore
 from schemas.errors import RetryableError
-from streams import intake, kafka
+from streams import intake, topic_admin
 from streams.handover import Handover
 from streams.intake import Intake
 from streams.kafka import KafkaClients, KafkaSettings, ensure_topics
@@ -33,7 +33,7 @@ def test_events_that_are_gone_are_counted_and_named_in_the_log(caplog: pytest.Lo
 
 def test_a_broker_that_does_not_answer_is_worth_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "_ASK_SECONDS", 0.2)
-    monkeypatch.setattr(kafka, "_ADMIN_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(topic_admin, "_ADMIN_TIMEOUT_SECONDS", 0.2)
     nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:9")
     nothing = Handover(lambda _: None, lambda: None, lambda: None, lambda: None)
     telemetry = EnrichmentTelemetry(CollectorRegistry())

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -151,23 +152,73 @@ def test_a_file_is_told_from_another_of_its_name(tmp_path: Path) -> None:
     assert head_of(tmp_path / "gone", 6) == ""
 
 
-def test_every_move_of_a_stores_trail_is_sent_and_waits_while_the_store_is_away(tmp_path: Path) -> None:
-    moves = [move("A", None)]
-    away = False
+@dataclass
+class FakeTrail:
+    """A store with these moves; counts what it is asked for."""
 
-    def write_trail(path: Path) -> None:
-        if away:
+    moves: list[ReleasePublished]
+    away: bool = False
+    asked: int = 0
+    written: int = 0
+
+    def last_move(self) -> int:
+        self.asked += 1
+        if self.away:
             raise RetryableError("the store is away")
-        path.write_bytes(b"".join(encode(one) + b"\n" for one in moves))
+        return len(self.moves)
 
-    journal = TrailJournal(tmp_path / "trail.jsonl", write_trail)
+    def write_trail(self, path: Path) -> None:
+        self.written += 1
+        path.write_bytes(b"".join(encode(one) + b"\n" for one in self.moves))
+
+
+def test_every_move_of_a_stores_trail_is_sent_and_waits_while_the_store_is_away(tmp_path: Path) -> None:
+    store = FakeTrail([move("A", None)])
+    journal = TrailJournal(tmp_path / "trail.jsonl", store, 0.0, lambda: 0.0)
     (path,) = journal.files()
     sent = journal.lines(path, 0)
-    moves.append(move("B", "A"))
-    away = True
+    store.moves.append(move("B", "A"))
+    store.away = True
     assert journal.files() == [path]
     end = sent[-1].offset + sent[-1].size_bytes
     assert journal.lines(path, end) == []
-    away = False
+    store.away = False
     journal.files()
     assert (moved(sent), moved(journal.lines(path, end))) == (["A"], ["B"])
+
+
+def test_a_trail_that_stands_still_is_asked_for_now_and_then_and_written_once(tmp_path: Path) -> None:
+    store, now = FakeTrail([move("A", None)]), 0.0
+    journal = TrailJournal(tmp_path / "trail.jsonl", store, poll_seconds=2.0, clock=lambda: now)
+    for _ in range(10):
+        journal.files()
+        now += 0.5
+    assert (store.asked, store.written) == (3, 1)
+
+    store.moves.append(move("B", "A"))
+    now += 2.0
+    (path,) = journal.files()
+    assert (store.written, moved(journal.lines(path, 0))) == (2, ["A", "B"])
+
+
+def test_a_trail_file_that_somebody_deleted_is_written_again(tmp_path: Path) -> None:
+    store = FakeTrail([move("A", None)])
+    journal = TrailJournal(tmp_path / "trail.jsonl", store, 0.0, lambda: 0.0)
+    (path,) = journal.files()
+    path.unlink()
+
+    assert (journal.files(), store.written) == ([path], 2)
+
+
+def test_a_store_that_is_away_is_left_alone_for_a_while_after_it_has_said_so(tmp_path: Path) -> None:
+    store, now = FakeTrail([]), 0.0
+    store.away = True
+
+    def slow() -> float:
+        return now + 10.0 * store.asked
+
+    journal = TrailJournal(tmp_path / "trail.jsonl", store, poll_seconds=2.0, clock=slow)
+    for _ in range(4):
+        assert journal.files() == []
+        now += 0.5
+    assert store.asked == 1

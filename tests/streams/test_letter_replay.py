@@ -18,7 +18,7 @@ from schemas.errors import Refused, RetryableError
 from schemas.topics import PIN_CHANGED
 from streams.embedded_broker import EmbeddedBroker
 from streams.kafka import KafkaSettings, ensure_topics
-from streams.letter_replay import GroupTurn, KafkaSender, Replay, ReplayCounts, ReplayJob, rehearse
+from streams.letter_replay import GroupTurn, KafkaLetterSender, Replay, ReplayCounts, ReplayJob, rehearse
 from streams.letters import Letter, LetterFilter
 from streams.local_kafka import LocalKafka
 from streams.topic_reader import TopicReader
@@ -56,12 +56,12 @@ class Held:
 def run(
     settings: KafkaSettings,
     job: ReplayJob = JOB,
-    sender: KafkaSender | None = None,
+    sender: KafkaLetterSender | None = None,
     told: Callable[[Letter], None] = lambda _: None,
 ) -> ReplayCounts:
     with TopicReader(settings) as reader:
         return Replay(
-            reader, sender or KafkaSender(settings), Held(), job, lambda one, result, why: told(one)
+            reader, sender or KafkaLetterSender(settings), Held(), job, lambda one, result, why: told(one)
         ).run()
 
 
@@ -70,14 +70,17 @@ def put_back(settings: KafkaSettings) -> Counter[bytes]:
     return Counter(one.key or b"" for one in records(settings, PIN_CHANGED.name))
 
 
-def test_a_letter_goes_back_where_it_came_from_as_it_was(settings: KafkaSettings) -> None:
-    put_letters(settings, [letter(7)], [("ce_id", b"9"), ("x-dlq-attempts", b"2"), ("none", None)])
+def test_a_letter_goes_back_as_it_was_to_where_its_pin_belongs(settings: KafkaSettings) -> None:
+    # A producer with another hash put Pin 7 on 20; by murmur2 it belongs on 19 of 32.
+    put_letters(
+        settings, [letter(7, partition=20)], [("ce_id", b"9"), ("x-dlq-attempts", b"2"), ("none", None)]
+    )
 
     assert run(settings) == ReplayCounts(replayed=1)
 
     (came,) = records(settings, PIN_CHANGED.name)
     (lies,) = [one for one in records(settings, DLQ) if one.value]
-    assert (came.partition, came.key) == (7, b"7")
+    assert (came.partition, came.key) == (19, b"7")
     assert came.value == encode(pin_changed(pin_id=7, bid_micros=7))
     assert came.headers == [
         ("x-dlq-replayed", f"{DLQ}/{lies.partition}/{lies.offset}".encode()),
@@ -175,7 +178,7 @@ def test_a_lost_turn_is_taken_anew_and_the_marks_of_the_other_are_read(settings:
 
     told: list[int] = []
     with TopicReader(settings) as reader:
-        counts = Replay(reader, KafkaSender(settings), turn, JOB, lambda one, *_: other(one)).run()
+        counts = Replay(reader, KafkaLetterSender(settings), turn, JOB, lambda one, *_: other(one)).run()
 
     assert counts == ReplayCounts(replayed=2, already_replayed=6)
     assert set(put_back(settings).values()) == {1}
@@ -281,7 +284,7 @@ def _run_in_turn(settings: KafkaSettings) -> ReplayCounts:
     with TopicReader(settings) as reader:
         turn = GroupTurn(settings, DLQ, time.monotonic)
         try:
-            return Replay(reader, KafkaSender(settings), turn, JOB, lambda *_: None).run()
+            return Replay(reader, KafkaLetterSender(settings), turn, JOB, lambda *_: None).run()
         finally:
             turn.close()
 

@@ -15,6 +15,7 @@ from streams.letters import (
     Letter,
     LetterFilter,
     Reading,
+    goes_back_to,
     is_mark,
     marked_place,
     parse_letter,
@@ -199,6 +200,24 @@ def test_what_would_fail_again_is_foreseen(
     foreseen = would_fail_again(lying(dead, headers))
 
     assert foreseen is None if why is None else why in (foreseen or "")
+
+
+@pytest.mark.parametrize(
+    ("topic", "key", "lay_on", "goes_to"),
+    [
+        ("pin.changed.v1", b"7", 20, -1),
+        ("pin.changed.v1", None, 20, 20),
+        ("pin.embedded.v1", b"7:aaaaaaaaaaaaaaaa", 20, 20),
+        ("ranking.logged.v1", b"r1", 31, 31),
+        ("ranking.logged.v1", b"r1", 32, -1),
+        ("ranking.logged.v1", b"r1", -1, -1),
+        ("nobody.knows.v1", b"7", 20, 20),
+    ],
+)
+def test_a_pins_event_goes_back_by_its_key_and_any_other_message_where_it_lay(
+    topic: str, key: bytes | None, lay_on: int, goes_to: int
+) -> None:
+    assert goes_back_to(lying(letter(7, topic=topic, key=key, partition=lay_on)), 32) == goes_to
 
 
 def test_half_a_letter_is_never_fit_for_a_replay() -> None:

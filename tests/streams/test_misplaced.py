@@ -103,7 +103,8 @@ def test_each_source_is_looked_at() -> None:
 def test_a_silent_event_on_another_partition_is_not_folded_either() -> None:
     store = MemoryStore(PIN_RECORD)
     batch = _batch((RIGHT + 1, 7, _price(5, 1)), (RIGHT, 0, _price(5, 2)))
-    fold_known([batch], store, [FakePinTower()], lambda: 0.0, None)
+    folded = fold_known([batch], store, [FakePinTower()], lambda: 0.0, None)
+    store.put_many(folded.pin_ids, folded.records, folded.tails)
     assert _state(store) == (2, 0, RIGHT)
 
 

@@ -29,7 +29,7 @@ PARTITION = int(partitions_of(np.array([PIN]), PIN_CHANGED.partitions)[0])
 def kafka() -> Iterator[KafkaSettings]:
     with EmbeddedBroker() as broker:
         yield KafkaSettings(
-            bootstrap_servers=broker.bootstrap_servers, session_timeout_ms=2_000, heartbeat_interval_ms=300
+            bootstrap_servers=broker.bootstrap_servers, session_timeout_ms=10_000, heartbeat_interval_ms=300
         )
 
 

@@ -1,4 +1,6 @@
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,11 +81,59 @@ def test_of_a_pin_that_fails_only_the_event_that_it_fails_with_is_turned_down() 
     assert _state(store) == (1, 2, b'"x"')
 
 
+def _fold_silently(store: MemoryStore, *batches: SourceBatch) -> list[int]:
+    """As a worker catches up; offsets of the letters that it sends meanwhile."""
+    letters: list[int] = []
+    for batch in batches:
+        folded = fold_known([batch], store, [_Picky()], lambda: 0.0, None)
+        store.put_many(folded.pin_ids, folded.records, folded.tails)
+        letters += [letter.offset for letter in folded.letters]
+    return letters
+
+
 def test_silent_events_come_to_the_same_state() -> None:
     store = MemoryStore(PIN_RECORD)
-    pins = fold_known([_batch(*EVENTS)], store, [_Picky()], lambda: 0.0, None)
-    assert pins.tolist() == [2]
+    assert _fold_silently(store, _batch(*EVENTS)) == [1]
     assert _state(store) == (1, 2, b'"x"')
+
+
+MENDED: tuple[dict[str, object], ...] = ({"price_micros": 50, "title": "x"}, {"price_micros": 1})
+
+
+def test_an_event_that_a_later_one_mends_is_in_the_state_or_in_a_letter_wherever_silent_batches_end() -> None:
+    whole, cut = MemoryStore(PIN_RECORD), MemoryStore(PIN_RECORD)
+    assert _fold_silently(whole, _batch(*MENDED)) == []
+    assert _state(whole) == (1, 1, b'"x"')
+    assert _fold_silently(cut, _batch(MENDED[0]), _batch(MENDED[1], first_offset=1)) == [0]
+    assert _state(cut) == (1, 1, b"")
+
+
+@pytest.mark.parametrize("ends", list(itertools.product((False, True), repeat=4)))
+def test_no_silent_event_is_passed_over_wherever_batches_end(ends: tuple[bool, ...]) -> None:
+    events: list[dict[str, object]] = [
+        {"price_micros": 50, "title": "x"},
+        {"price_micros": 1},
+        {"price_micros": 50, "bid_micros": 7},
+        {"daily_budget_micros": 3},
+        {"price_micros": 2},
+    ]
+    bounds = [0, *(place + 1 for place, is_end in enumerate(ends) if is_end), len(events)]
+    store = MemoryStore(PIN_RECORD)
+    cut = [_batch(*events[first:last], first_offset=first) for first, last in itertools.pairwise(bounds)]
+    letters = _fold_silently(store, *cut)
+    records, _, tails = store.get_many(np.array([2]))
+    in_state = {
+        0: tails[0] == b'"x"', 2: records["bid_micros"][0] == 7, 3: records["daily_budget_micros"][0] == 3
+    }  # fmt: skip
+    assert records["price_micros"].tolist() == [2]
+    assert [place for place, is_in in in_state.items() if not is_in and place not in letters] == []
+
+
+def test_a_silent_event_that_is_no_event_has_its_letter_already() -> None:
+    store = MemoryStore(PIN_RECORD)
+    bad = replace(_batch(*MENDED), values=[b"{", _batch(MENDED[1]).values[0]])
+    assert _fold_silently(store, bad) == []
+    assert _state(store) == (1, 1, b"")
 
 
 def test_both_sources_are_tried_apart() -> None:

@@ -194,8 +194,9 @@ def test_an_event_folded_before_is_not_lost_beside_one_that_fails_in_the_same_si
         event_type=lambda row: None,
     )
     store = MemoryStore(PIN_RECORD)
-    pins = fold_known([batch], store, [_Picky()], time.monotonic, None)
-    assert sorted(pins.tolist()) == [7, 8]
+    folded = fold_known([batch], store, [_Picky()], time.monotonic, None)
+    store.put_many(folded.pin_ids, folded.records, folded.tails)
+    assert sorted(folded.pin_ids.tolist()) == [7, 8]
     records, _, _ = store.get_many(np.array([7, 8]))
     assert records["advertiser_id"].tolist() == [3, 0]
     assert records["price_micros"].tolist() == [0, 4]

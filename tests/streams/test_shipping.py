@@ -2,7 +2,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import pytest
 
 from schemas.codec import encode
 from schemas.errors import Refused, RetryableError
+from schemas.topics import Topic
 from streams.dead_letters import Headers
 from streams.embedded_broker import EmbeddedBroker
-from streams.journals import journals
+from streams.journals import Line, RankingJournal, journals
 from streams.kafka import KafkaSettings
 from streams.ship_sender import KafkaSender
 from streams.shipping import JournalShipper, ShipCounts, ShipperSettings
@@ -188,6 +189,50 @@ def test_another_cluster_gets_everything(world: World) -> None:
     world.shipper().ship_once()
 
     assert world.keys() == [b"r1", b"r1"]
+
+
+@dataclass
+class ListedJournal:
+    """Ranking logs; counts how often they are listed, and does something after each time."""
+
+    logs: RankingJournal
+    listed: int = 0
+    after: Callable[[], object] = lambda: None
+
+    @property
+    def topic(self) -> Topic:
+        return self.logs.topic
+
+    def files(self) -> list[Path]:
+        self.listed += 1
+        paths = self.logs.files()
+        self.after()
+        return paths
+
+    def lines(self, path: Path, offset: int) -> list[Line]:
+        return self.logs.lines(path, offset)
+
+
+def test_a_journal_is_listed_once_however_much_there_is_to_ship(world: World) -> None:
+    journal = ListedJournal(RankingJournal(world.logs))
+    shipper = JournalShipper([journal], world.sender, ShipperSettings(world.positions, "//host/skewless"))
+    world.log("r1", "r2")
+
+    assert shipper.ship_once() == 2
+    assert (journal.listed, shipper.counts.waiting_bytes) == (1, 0)
+
+
+def test_a_file_that_goes_after_it_was_listed_is_forgotten(world: World) -> None:
+    journal = ListedJournal(RankingJournal(world.logs))
+    shipper = JournalShipper([journal], world.sender, ShipperSettings(world.positions, "//host/skewless"))
+    world.log("r1")
+    shipper.ship_once()
+    world.log("r2", file=2)
+    journal.after = (world.logs / "ranking-000001.jsonl").unlink
+    shipper.ship_once()
+
+    assert world.keys() == [b"r1", b"r2"]
+    assert b"000001" not in world.positions.read_bytes()
 
 
 def test_a_deleted_file_is_forgotten(world: World) -> None:

@@ -70,3 +70,12 @@ def test_a_new_process_waits_anew_by_its_own_clock() -> None:
     restored = AlertState(turning_ms=0)
 
     assert judge(restored, RULE, 1.0, 100, (50, 9_000)) == AlertState(turning_ms=0, turning_wall_ms=9_000)
+
+
+def test_the_silence_of_a_tier_that_is_gone_clears_its_alert_and_raises_none() -> None:
+    state = AlertState(raised=True, since_ms=5)
+    for at_ms in (100, 159, 160):
+        state = judge(state, RULE, 0.0, 0, (at_ms, at_ms), gone=True)
+        assert state.raised == (at_ms < 160)
+    few = judge(AlertState(turning_ms=0, turning_wall_ms=0), RULE, 1.0, 9, (500, 500), gone=True)
+    assert not few.raised

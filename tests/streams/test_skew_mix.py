@@ -68,6 +68,20 @@ def test_answers_are_counted_by_query_version_and_pairs_by_pin_version() -> None
     assert found["query_not_released"].versions == {VERSION_A: 0.75, VERSION_B: 0.25}
 
 
+def test_answers_under_tolerate_are_not_judged_to_be_mixed() -> None:
+    bucket = Bucket()
+    mixed = ranking_log(9, (1, 2), pin_versions=(VERSION_A, VERSION_B))
+    bucket.add_answer(mixed.model_copy(update={"version_policy": "tolerate"}))
+    tolerated = mix({0: bucket}, [Move(-1_000_000, VERSION_B)], grace_ms=0)
+    bucket.add_answer(mixed)
+    bucket.add_answer(ranking_log(9, (1, 2)))
+    enforced = mix({0: bucket}, [Move(-1_000_000, VERSION_B)], grace_ms=0)
+
+    assert tolerated["mixed_responses"] == (0, 0, {})
+    assert enforced["mixed_responses"] == (2, 1, {VERSION_A: 0.75, VERSION_B: 0.25})
+    assert enforced["query_not_released"][:2] == (3, 3)
+
+
 def test_without_a_release_only_mixed_answers_are_judged() -> None:
     bucket = Bucket()
     bucket.add_embeddings(counted(10, {}))

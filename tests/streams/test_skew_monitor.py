@@ -7,9 +7,10 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from schemas.codec import decode
-from schemas.errors import DeadLetterReason
+from schemas.errors import DeadLetterReason, RetryableError
 from schemas.logs import ReleasePublished
 from schemas.skew import EmbeddingsCounted, SkewAlerted
+from schemas.tiers import VersionPolicy
 from schemas.topics import EMBEDDINGS_COUNTED, RANKING_LOGGED, RELEASE_PUBLISHED
 from streams.positions import Partition
 from streams.skew_alerts import SkewRules
@@ -48,12 +49,18 @@ def embedded(
     )
 
 
-def answer(second: float, version: str = VERSION_A, pin_version: str | None = None) -> BaseModel:
-    return ranking_log(
+def answer(
+    second: float,
+    version: str = VERSION_A,
+    pin_version: str | None = None,
+    version_policy: VersionPolicy = "enforce",
+) -> BaseModel:
+    log = ranking_log(
         START_MS + int(second * SECOND),
         query_version=version,
         pin_versions=(pin_version or version, version),
     )
+    return log.model_copy(update={"version_policy": version_policy})
 
 
 @dataclass
@@ -113,6 +120,23 @@ def monitor(tmp_path: Path) -> Iterator[Monitor]:
     made = Monitor(tmp_path)
     yield made
     made.step.close()
+
+
+def test_what_a_server_mixes_under_tolerate_is_no_alert_and_hides_none(monitor: Monitor) -> None:
+    labels = {"tier": "realtime", "kind": "mixed_responses"}
+    tolerated = [answer(second, VERSION_A, VERSION_B, "tolerate") for second in range(1, 4)]
+    monitor.take(release(VERSION_A, 0), *tolerated)
+    monitor.tick(4)
+    share = monitor.metrics.get_sample_value("skewless_skew_share", labels)
+    before = monitor.rows()
+    monitor.restart()
+    monitor.take(answer(5, VERSION_A, VERSION_B), answer(5))
+    monitor.tick(5)
+
+    assert (share, before) == (0, [])
+    assert [(row.kind, row.state, row.share) for row in monitor.alerts()] == [
+        ("mixed_responses", "raised", 0.5)
+    ]
 
 
 def test_one_mixed_answer_is_an_alert_at_the_next_tick(monitor: Monitor) -> None:
@@ -306,6 +330,29 @@ def test_a_monitor_takes_a_newer_alert_over_and_keeps_its_own_newer_one(tmp_path
     assert after == standby.rows() == [("stream_not_aligned", "cleared")]
 
 
+def test_a_question_about_alerts_that_was_not_answered_is_asked_again(tmp_path: Path) -> None:
+    gone = raised_by(tmp_path / "gone")
+    answers = [gone.alerts, _unreachable]
+
+    def told() -> Sequence[SkewAlerted]:
+        return answers.pop()()
+
+    fresh = Monitor(tmp_path / "fresh", told=told, offsets=gone.offsets)
+    with pytest.raises(RetryableError):
+        fresh.step.owned(everything())
+    fresh.step.owned(everything())
+    fresh.tick(60)
+    labels = {"tier": "realtime", "kind": "stream_not_aligned"}
+    raised = fresh.metrics.get_sample_value("skewless_skew_alert_active", labels)
+    fresh.step.close()
+
+    assert raised == 1
+
+
+def _unreachable() -> list[SkewAlerted]:
+    raise RetryableError("Kafka is out of reach")
+
+
 def test_a_raised_alert_of_a_tier_that_has_fallen_silent_stays_on_the_gauge_over_a_restart(
     monitor: Monitor,
 ) -> None:
@@ -332,6 +379,34 @@ def test_a_release_of_several_tiers_is_a_move_of_each(
         monitor.tick(second)
 
     assert monitor.rows() == alerts
+
+
+def test_an_alert_of_a_tier_is_cleared_by_answers_that_name_it_behind_another(monitor: Monitor) -> None:
+    def joint(second: float, pin_version: str, *tiers: str) -> BaseModel:
+        one = answer(second, VERSION_A, pin_version)
+        return one.model_copy(update={"snapshot_id": "+".join(f"{t}-20170101T00Z-01234567" for t in tiers)})
+
+    monitor.take(joint(1, VERSION_B, "slow"))
+    monitor.tick(1)
+    for second in range(2, 720):
+        monitor.take(joint(second, VERSION_A, "fast", "slow"))
+        monitor.tick(second)
+
+    assert [(row.tier, row.state) for row in monitor.alerts()] == [("slow", "raised"), ("slow", "cleared")]
+
+
+@pytest.mark.parametrize(("later", "states"), [(599, ["raised"]), (600, ["raised", "cleared"])])
+def test_an_alert_of_a_tier_that_releases_have_left_out_for_a_window_is_cleared(
+    monitor: Monitor, later: int, states: list[str]
+) -> None:
+    monitor.take(release(VERSION_A, 0), answer(1, VERSION_A, VERSION_B))
+    monitor.tick(1)
+    monitor.take(release(VERSION_A, later, tier="renamed"))
+    for second in range(1_000, 1_100):
+        monitor.take(embedded(second, [VERSION_A], tier="renamed"))
+        monitor.tick(second)
+
+    assert [(row.tier, row.state) for row in monitor.alerts()] == [("realtime", state) for state in states]
 
 
 def test_an_alert_that_may_not_have_been_sent_is_sent_again_as_it_was(monitor: Monitor) -> None:

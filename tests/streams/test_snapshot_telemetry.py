@@ -1,6 +1,5 @@
 """Snapshots in metrics: read from the manifests, so that a batch run that has ended is seen too."""
 
-import json
 import os
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from index.snapshots import write_snapshot
 from schemas.manifests import SnapshotManifest
+from schemas.statuses import CutterStatus
 from streams.snapshot_telemetry import MOST_VERSIONS, SnapshotTelemetry
 from tests.index.builders import FIRST_HOUR_MS, HOUR_MS, INPUTS, TOWER_A, TOWER_B, rows_of
 
@@ -91,11 +91,29 @@ def test_towers_that_were_left_behind_do_not_pile_up(tmp_path: Path) -> None:
 
 def test_what_cutters_say_is_shown_and_a_torn_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "status").mkdir()
-    said = {"tier": "realtime", "lag_rows": 12, "missed_hours_ms": [1, 2], "late_rows": 3}
-    (tmp_path / "status/cutter-realtime.json").write_text(json.dumps(said))
+    said = CutterStatus(
+        tier="realtime", written_at_ms=0, started_at_ms=0, live=[], rows={}, lag_rows=12, last_hour_ms=None,
+        missed_hours_ms=[1, 2], late_rows=3, snapshots=0, candidates={}, missed_hours=170, dead_letters=4,
+    )  # fmt: skip
+    (tmp_path / "status/cutter-realtime.json").write_text(said.model_dump_json())
     (tmp_path / "status/cutter-torn.json").write_text('{"tier"')
     value = registry_of(tmp_path).get_sample_value
 
     assert value("skewless_cutter_lag_rows", {"tier": "realtime"}) == 12
-    assert value("skewless_cutter_missed_hours", {"tier": "realtime"}) == 2
+    assert value("skewless_cutter_missed_hours_total", {"tier": "realtime"}) == 170
+    assert value("skewless_cutter_dead_letters_total", {"tier": "realtime"}) == 4
     assert value("skewless_cutter_late_rows_total", {"tier": "realtime"}) == 3
+
+
+def test_the_status_of_an_older_cutter_is_read_too(tmp_path: Path) -> None:
+    (tmp_path / "status").mkdir()
+    said = CutterStatus(
+        tier="realtime", written_at_ms=0, started_at_ms=0, live=[], rows={}, lag_rows=12, last_hour_ms=None,
+        missed_hours_ms=[1, 2], late_rows=3, snapshots=0, candidates={},
+    )  # fmt: skip
+    text = said.model_dump_json(exclude={"missed_hours", "dead_letters"})
+    (tmp_path / "status/cutter-realtime.json").write_text(text)
+    value = registry_of(tmp_path).get_sample_value
+
+    assert value("skewless_cutter_missed_hours_total", {"tier": "realtime"}) == 2
+    assert value("skewless_cutter_dead_letters_total", {"tier": "realtime"}) == 0

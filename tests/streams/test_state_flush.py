@@ -6,7 +6,7 @@ from features.pin_state import PIN_RECORD, empty_records
 from features.store import MemoryStore
 from schemas.codec import decode
 from schemas.states import StateCheckpointed
-from streams.state_flush import FlushEnvirons, FlushSettings, StateFlush
+from streams.state_flush import FlushSettings, FlushSurroundings, StateFlush
 from streams.state_rows import StateRows
 
 C, A = "pin.changed.v1", "pin.aggregated.v1"
@@ -26,7 +26,7 @@ class _World:
         self.flush = StateFlush(
             self.store,
             FlushSettings("w", every_seconds=10.0, chunk_pins=chunk_pins),
-            FlushEnvirons(
+            FlushSurroundings(
                 lambda partitions: {number: self.ends[number] for number in partitions},
                 lambda number: self.embedded[number],
                 lambda: self.now,

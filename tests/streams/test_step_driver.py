@@ -43,6 +43,13 @@ def test_a_step_learns_its_partitions_and_what_it_lacks_of_them_before_it_catche
     assert around.metric("partitions") == 2
 
 
+def test_a_step_whose_question_is_not_answered_at_a_rebalance_asks_again() -> None:
+    around = Around(step=EchoStep(unanswered=1))
+    around.driver.assigned([LANE])
+    assert around.step.calls == ["owned [0]", "owned [0]", "tick"]
+    assert (around.pauses, around.metric("retries_total")) == ([0.1], 1)
+
+
 def test_what_the_group_has_committed_has_its_letters_already() -> None:
     """A second letter would be replayed as a second message, under an offset of its own."""
     log = [event(0, value=b"bad"), event(1), event(2, value=b"bad")]

@@ -4,7 +4,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from schemas.errors import RetryableError
 from streams.embedded_broker import EmbeddedBroker
 from streams.kafka import KafkaSettings, consumer_config, producer_config
-from streams.step_source import KafkaStepSource, Standing
+from streams.step_source import KafkaStepSource, PartitionStanding
 
 
 def test_it_tells_how_partitions_stand_and_reads_spans_again() -> None:
@@ -23,8 +23,12 @@ def test_it_tells_how_partitions_stand_and_reads_spans_again() -> None:
         source = KafkaStepSource(settings, "g")
         lanes = source.partitions(["visit.observed.v1", "not.there"])
         assert sorted(lanes) == [("visit.observed.v1", 0), ("visit.observed.v1", 1)]
-        assert source.standing(lanes) == {lanes[0]: Standing(0, 0, None), lanes[1]: Standing(0, 6, 4)} or (
-            source.standing(lanes) == {lanes[1]: Standing(0, 0, None), lanes[0]: Standing(0, 6, 4)}
+        assert source.standing(lanes) == {
+            lanes[0]: PartitionStanding(0, 0, None),
+            lanes[1]: PartitionStanding(0, 6, 4),
+        } or (
+            source.standing(lanes)
+            == {lanes[1]: PartitionStanding(0, 0, None), lanes[0]: PartitionStanding(0, 6, 4)}
         )
         read = [one for batch in source.read("visit.observed.v1", {0: (0, 0), 1: (2, 4)}) for one in batch]
         source.close()

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from features.windows import DAY_MS
 from schemas.errors import DeadLetterReason
+from schemas.times import DAY_MS
 from schemas.topics import ENGAGEMENT_OBSERVED, VISIT_OBSERVED
 from streams.windows import RESULTS
 

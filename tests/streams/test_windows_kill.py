@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from features.windows import DAY_MS
 from schemas.cloudevents import cloudevent_headers
 from schemas.codec import decode
 from schemas.errors import RetryableError
 from schemas.events import PinAggregated
+from schemas.times import DAY_MS
 from schemas.topics import ENGAGEMENT_OBSERVED, PIN_AGGREGATED, VISIT_OBSERVED
 from streams.embedded_broker import EmbeddedBroker
 from streams.kafka import KafkaSettings, ensure_topics, producer_config

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from features.windows import DAY_MS
 from schemas.codec import decode
 from schemas.events import PinAggregated
+from schemas.times import DAY_MS
 from streams.positions import Partition
 from streams.steps import RawEvent
 from streams.topic_reader import Spans

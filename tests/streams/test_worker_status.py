@@ -1,6 +1,7 @@
+from schemas.statuses import BackfillStatus, TowerStatus
 from streams.backfill import Progress
 from streams.tower_costs import TowerCost
-from streams.worker_status import BackfillStatus, Facts, StatusMeter, TowerStatus
+from streams.worker_status import Facts, StatusMeter
 
 
 def _facts(lag_events: int, backfills: dict[str, Progress], costs: dict[str, TowerCost]) -> Facts:

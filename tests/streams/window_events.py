@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from features.windows import DAY_MS
 from schemas.codec import decode, encode
 from schemas.events import VISIT_WINDOWS_DAYS, EngagementObserved, PinAggregated, VisitObserved
+from schemas.times import DAY_MS
 from schemas.topics import ENGAGEMENT_OBSERVED, VISIT_OBSERVED
 from streams.positions import Partition
 from streams.steps import Output, RawEvent, StepResult

@@ -172,7 +172,7 @@ class Releaser:
             try:
                 # Looked up before the snapshots are: a release that goes live in between may hold newer ones,
                 # and publishing is refused when another than the one seen here is live by then.
-                seen = self._store.current()
+                seen = self._live_now()
                 ids = self._snapshots_for(snapshot)
                 self._warn_of_hours_to_come(ids)
                 self._release(ids, seen)
@@ -191,6 +191,13 @@ class Releaser:
                     return
                 tried = ids
         log.warning("snapshot %s was not released: others published all the time", snapshot.snapshot_id)
+
+    def _live_now(self) -> str | None:
+        """The release that CURRENT names. Raises RetryableError while CURRENT cannot be read."""
+        try:
+            return self._store.current()
+        except OSError as error:
+            raise RetryableError(f"CURRENT cannot be read: {error}") from error
 
     def _of_candidate(self, snapshot: SnapshotManifest) -> bool:
         """Whether LIVE names another tower first, the serving one, than that of the snapshot's rows."""

@@ -50,7 +50,7 @@ def _retired(settings: Settings, store: Releases) -> dict[str, int]:
     try:
         moves, record = store.audit(), read_rollover(settings)
         live = read_live_towers(settings.towers_dir)
-    except (Refused, RetryableError) as error:
+    except (Refused, RetryableError, OSError) as error:
         log.warning("what retired towers left stays until the next snapshot: %s", error)
         return {}
     if not live:

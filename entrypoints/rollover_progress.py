@@ -12,7 +12,7 @@ from schemas.rollovers import Rollover
 from schemas.statuses import CutterStatus
 from schemas.tiers import Tier
 from streams.cutter_status import read_cutter_status
-from streams.embedding_runs import EmbeddingRuns, run_prefix
+from streams.embedding_runs import EmbeddingRuns
 
 from .rollover_cost import Cost, embed_statuses, rollover_cost
 from .rollover_record import read_rollover, went_live
@@ -187,19 +187,19 @@ class _Run:
     @classmethod
     def of(cls, settings: Settings, tier: Tier, version: str) -> "_Run":
         try:
-            runs = EmbeddingRuns(settings.embeddings_dir).of(run_prefix(tier.name, version))
+            run = EmbeddingRuns(settings.embeddings_dir).newest(tier, version)
         except Refused:
             return cls()
         said = embed_statuses(settings, tier.name, version)
         waits = next((one.waiting for one in said if one.waiting), "")
-        if not runs:
+        if run is None:
             return cls(shards=waits)
-        total = len(runs[-1].partitions)
-        done = total - len(runs[-1].missing())
-        known = [one.eta_seconds for one in said if one.run_id == runs[-1].path.name]
+        total = len(run.partitions)
+        done = total - len(run.missing())
+        known = [one.eta_seconds for one in said if one.run_id == run.path.name]
         etas = [one for one in known if one is not None]
         eta = max(etas) if etas and len(etas) == len(known) and done < total else None
-        return cls(runs[-1].path.name, done / total if total else 0.0, waits or f"{done}/{total}", eta)
+        return cls(run.path.name, done / total if total else 0.0, waits or f"{done}/{total}", eta)
 
 
 def _eta(covered: float, record: Rollover, now_ms: int) -> float | None:

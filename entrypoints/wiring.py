@@ -145,7 +145,8 @@ def snapshot_cutter(
 
 def snapshot_telemetry(settings: Settings) -> SnapshotTelemetry:
     """Metrics of the snapshots in the data directory, and of what its cutters say."""
-    return SnapshotTelemetry(settings.snapshots_dir, settings.status_file("any").parent, time.time)
+    batch = {tier.name for tier in settings.tiers().tiers if tier.policy == "batch"}
+    return SnapshotTelemetry(settings.snapshots_dir, settings.status_file("any").parent, time.time, batch)
 
 
 def worker_status_reader(path: Path) -> Callable[[], dict[str, Any]]:

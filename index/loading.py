@@ -1,5 +1,7 @@
 """A release made ready to serve: read, proved, and warmed beside the one that serves now."""
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -82,9 +84,7 @@ def load_index(
     Long, but hashing, copying and FAISS release the interpreter lock: a background thread can do it.
     Raises Refused with code, expected, came and fix.
     """
-    # Fetched first: a copy whose manifest was damaged is mended by that.
-    directory = releases.fetch(release_id)
-    _check_manifest(release_manifest(directory), registry_hash)
+    directory = _fetched(releases, release_id, registry_hash)
     return LoadedIndex(read_release(directory, version_policy))
 
 
@@ -100,9 +100,22 @@ def load_shard(
 
     Raises Refused like `load_index`.
     """
+    directory = _fetched(releases, release_id, registry_hash)
+    return LoadedIndex(read_part(directory, shard.holds, version_policy))
+
+
+def _fetched(releases: Releases, release_id: str, registry_hash: str) -> Path:
+    """The release's directory on this disk, its manifest checked. Raises Refused."""
+    try:
+        promised = releases.manifest(release_id)
+    except Refused:
+        promised = None  # the copy here may be damaged: fetching it mends that, or says what is wrong
+    if promised is not None:
+        # Before the download: what this registry refuses is not worth its bytes.
+        _check_manifest(promised, registry_hash)
     directory = releases.fetch(release_id)
     _check_manifest(release_manifest(directory), registry_hash)
-    return LoadedIndex(read_part(directory, shard.holds, version_policy))
+    return directory
 
 
 def _check_manifest(manifest: ReleaseManifest, registry_hash: str) -> None:

@@ -84,7 +84,7 @@ def delete_snapshot(root: Path, snapshot_id: str, pause: Pause = time.sleep) -> 
                 was_there = was_there or ready
             else:
                 pause(_PAUSE_SECONDS)
-        else:
+        if directory.exists():
             log.warning("%s cannot be deleted: %s is in the way", directory, grave.name)
     except OSError as error:
         log.warning("%s cannot be deleted: %s", directory, error)

@@ -70,22 +70,13 @@ class Endpoint:
             self._complaint = str(error)
             log.warning("no connection to the leaf at %s can be made: %s", self.address, error)
 
-    def keep(self, connection: socket.socket) -> None:
-        """Give a connection back that has nothing left to read; one to another address is closed."""
+    def keep(self, connection: socket.socket, address: SocketAddress | None) -> None:
+        """Give back a connection to `address` that has nothing left to read; closed if that was left."""
         self._complaint = ""
-        if len(self.idle) < _IDLE_KEPT and _peer(connection) == self.address:
+        if len(self.idle) < _IDLE_KEPT and address == self.address:
             self.idle.append(connection)
         else:
             connection.close()
-
-
-def _peer(connection: socket.socket) -> SocketAddress | None:
-    """The address that a connection leads to; None for one that has ended."""
-    try:
-        host, port, *_ = connection.getpeername()
-    except OSError:
-        return None
-    return host, port
 
 
 def get_bytes(path: str) -> bytes:
@@ -132,12 +123,15 @@ class _Exchange:
         self.outcome: Outcome | None = None
         self._endpoint, self._request, self._selector = endpoint, request, selector
         self._connection: socket.socket | None = None
+        self._address = endpoint.address
         self._reused = False
         self._unsent = memoryview(b"")
         self._received = bytearray()
 
     def start(self) -> None:
         """Take a kept connection, or begin to connect."""
+        # Looked at before a kept one is taken: should the leaf move in between, that one is not kept again.
+        self._address = self._endpoint.address
         try:
             self._connection, self._reused = self._endpoint.idle.pop(), True
         except IndexError:
@@ -151,7 +145,7 @@ class _Exchange:
 
     def _connect(self) -> None:
         self._reused = False
-        address = self._endpoint.address
+        self._address = address = self._endpoint.address
         if address is None:
             self.fail(Failure.UNREACHABLE)
             return
@@ -227,7 +221,7 @@ class _Exchange:
             return
         self._selector.unregister(connection)
         self._connection = None
-        self._endpoint.keep(connection)
+        self._endpoint.keep(connection, self._address)
 
     def fail(self, why: Failure) -> None:
         """No reply will come. A connection with an answer on its way cannot be used again."""

@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 import uuid
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,8 @@ PinEvent = PinChanged | PinAggregated | VisitObserved | EngagementObserved
 _QUEUE_FULL_SECONDS = 0.1
 _FLUSH_SECONDS = 1.0
 _KEPT_ERRORS = 10
+_KEPT_IDS = 1_000_000
+"""Ids of failed events that are kept for the next `flush`, which some producers never call."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ class DeliveryCounts:
 class NotDelivered(Exception):
     """Some events did not reach Kafka. `counts` says how many, `event_ids` which: send those again.
 
-    `event_ids` has every event that failed since the last `flush`, in the order in which they failed.
+    `event_ids` has every event that failed since the last `flush`, in the order in which they failed; of more
+    than a million the newest million.
     """
 
     def __init__(self, counts: DeliveryCounts, event_ids: Sequence[str] = ()) -> None:
@@ -126,7 +130,7 @@ class PinProducer:
         self._producer: Producer = Producer(settings.config(), logger=log)
         self._closed = False
         self.counts = DeliveryCounts()
-        self._failed_ids: list[str] = []
+        self._failed_ids: deque[str] = deque(maxlen=_KEPT_IDS)
         atexit.register(self._at_exit)
 
     def send(self, event: PinEvent, *, event_id: str | None = None) -> str:
@@ -193,7 +197,7 @@ class PinProducer:
             pass
         counts, failed = self.counts, self._failed_ids
         if counts.failed or counts.in_flight:
-            self.counts, self._failed_ids = DeliveryCounts(acked=counts.acked), []
+            self.counts, self._failed_ids = DeliveryCounts(acked=counts.acked), deque(maxlen=_KEPT_IDS)
             raise NotDelivered(counts, failed)
 
     def close(self) -> None:

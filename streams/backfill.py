@@ -43,8 +43,8 @@ class Progress:
     done: bool = False
     """Whether the pass is at its end: every partition of this worker is `complete` or `lacking`."""
     lacking: tuple[int, ...] = ()
-    """Partitions in which this tower, not the serving one, failed on a Pin. This process does not go over
-    them a second time."""
+    """Partitions in which this tower, not the serving one, failed on a Pin. They are gone over again
+    after the next start or rebalance, not before."""
     failed: int = 0
     """Pins that the pass could not embed."""
 

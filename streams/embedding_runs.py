@@ -264,6 +264,8 @@ class EmbeddingRuns:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not left:
                     raise
+            else:
+                break  # a directory that is there now is a new run's, which took the number
         shutil.rmtree(grave, ignore_errors=True)
 
     def discard_assembled(self, tower_version: str) -> None:

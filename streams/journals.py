@@ -111,8 +111,8 @@ class ReleaseJournal:
     def _current(self) -> str | None:
         try:
             return ReleaseStore(self.root).pointer()
-        except Refused as refused:
-            log.warning("the last move of %s waits: %s", self.root / AUDIT, refused)
+        except (Refused, OSError) as error:
+            log.warning("the last move of %s waits: %s", self.root / AUDIT, error)
             return None
 
 

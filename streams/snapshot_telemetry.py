@@ -4,7 +4,7 @@ Read from the manifests at each scrape, so that the snapshots of batch runs, whi
 cutter tells of all tiers: rules aggregate by tier.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,8 +29,16 @@ Newest = dict[tuple[str, str], tuple[float, SnapshotManifest]]
 class SnapshotTelemetry(Collector):
     """Collects from `root` (snapshots) and `status` (what cutters said last). Register it once a process."""
 
-    def __init__(self, root: Path, status: Path, now_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        status: Path,
+        now_seconds: Callable[[], float],
+        batch_tiers: Collection[str] = (),
+    ) -> None:
+        """`batch_tiers`: what was cut of these from the stream is left over from when they were realtime."""
         self._root, self._status, self._now_seconds = root, status, now_seconds
+        self._batch_tiers = batch_tiers
         self._manifests: dict[str, SnapshotManifest] = {}
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
@@ -77,6 +85,8 @@ class SnapshotTelemetry(Collector):
             with suppress(Refused, OSError):  # deleted just now, or damaged: others will complain of it
                 manifest = self._manifests.get(name) or snapshot_manifest(self._root, name)
                 self._manifests[name] = manifest
+                if manifest.source == "stream" and manifest.tier in self._batch_tiers:
+                    continue
                 finished = (self._root / name / READY).stat().st_mtime
                 for version in manifest.versions:
                     key = manifest.tier, version

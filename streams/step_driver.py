@@ -101,7 +101,9 @@ class StepDriver:
         for partition, standing in standings.items():
             position = self._position(partition)
             check_not_ahead(partition, position, standing.high)
-            if missed := max(0, standing.low - (position or 0)):
+            # Without a state of the partition, what its group has committed was had by its owner before.
+            had = max(position or 0, standing.committed or 0)
+            if missed := max(0, standing.low - had) if had else 0:
                 self._telemetry.missed_events.labels(self.name).inc(missed)
                 log.warning("%s: %s[%d] lost %d events before they were had", self.name, *partition, missed)
 

@@ -460,6 +460,26 @@ def test_a_clean_up_that_finds_the_disk_full_does_not_keep_the_snapshot_from_bei
     assert "old releases and snapshots stay" in caplog.text
 
 
+def test_a_current_that_cannot_be_read_does_not_end_whoever_releases(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tower = save_tower(settings.data_dir, seed=1)
+    write_live_towers(settings.towers_dir, [tower.tower_version])
+    publish = Releaser(settings)
+
+    def stale() -> str:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publish._store, "current", stale)
+        publish(cut(settings.data_dir, tower, 30))
+    assert "CURRENT cannot be read" in caplog.text
+    assert release_store(settings).current() is None
+
+    publish(cut(settings.data_dir, tower, 30, hour=1))
+    assert _live(settings).tower_version == tower.tower_version
+
+
 @pytest.mark.parametrize(("ahead", "warned"), [(1.0, False), (1.1, True)])
 def test_a_snapshot_of_an_hour_that_has_not_come_is_named(
     settings: Settings, caplog: pytest.LogCaptureFixture, ahead: float, warned: bool

@@ -110,6 +110,22 @@ def test_old_releases_go_though_the_rest_cannot_and_the_rest_though_they_cannot(
     assert "swept" in done
 
 
+def test_snapshots_go_though_current_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.load(data_dir=tmp_path, keep_releases=2, keep_snapshot_days=0)
+    tower = save_tower(tmp_path, seed=1)
+    for hour in range(4):
+        cut(tmp_path, tower, 30, hour=hour)
+    store = release_store(settings)
+
+    def stale() -> None:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(store, "audit", stale)
+    with pytest.raises(OSError, match="Stale"):  # of the releases, whose turn is first
+        clean_up(settings, store, "realtime")
+    assert _snapshots(settings) == 2
+
+
 def test_a_tower_that_never_was_live_and_a_run_begun_after_it_retired_are_left_alone(tmp_path: Path) -> None:
     settings = Settings.load(data_dir=tmp_path, keep_releases=2, keep_snapshot_days=0)
     towers = [save_tower(tmp_path, seed=number) for number in range(1, 5)]

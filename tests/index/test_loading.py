@@ -107,6 +107,18 @@ def test_a_manifest_with_a_failed_check_is_refused(tmp_path: Path) -> None:
         load_index(workshop.releases, release, registry_hash=REGISTRY)
 
 
+def test_a_release_of_another_registry_is_refused_before_it_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop = Workshop(tmp_path)
+    release = workshop.build(rows_of(20)).release_id
+    fetched: list[str] = []
+    monkeypatch.setattr(workshop.releases, "fetch", fetched.append)
+    with pytest.raises(Refused, match="registry_mismatch"):
+        load_index(workshop.releases, release, registry_hash="0" * 64)
+    assert fetched == []
+
+
 def test_a_release_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="not_ready"):
         load_index(Workshop(tmp_path).releases, "20171231T23Z-none", registry_hash=REGISTRY)

@@ -1,8 +1,10 @@
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from index.releases import ReleaseStore
 from schemas.artefacts import append_durably
 from schemas.codec import encode
 from schemas.errors import DeadLetterReason, RetryableError
@@ -97,6 +99,20 @@ def test_a_damaged_current_lets_the_last_move_wait(releases: ReleaseJournal) -> 
     path = write(releases, move("A", None), current="../A")
 
     assert releases.lines(path, 0) == []
+
+
+def test_a_current_that_cannot_be_read_lets_the_last_move_wait(
+    releases: ReleaseJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(releases, move("A", None), current="A")
+
+    def stale(_: ReleaseStore) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ReleaseStore, "pointer", stale)
+        assert releases.lines(path, 0) == []
+    assert len(releases.lines(path, 0)) == 1
 
 
 def test_no_journal_is_no_error(tmp_path: Path) -> None:

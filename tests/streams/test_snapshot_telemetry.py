@@ -57,6 +57,17 @@ def test_the_newest_snapshot_of_each_tier_and_tower_counts(tmp_path: Path) -> No
     assert lag == NOW_SECONDS - newest.newest_ingest_ms / 1_000
 
 
+def test_what_was_cut_of_a_batch_tier_while_it_was_a_realtime_one_is_left_out(tmp_path: Path) -> None:
+    cut(tmp_path, TOWER_A, tier="slow", rows=5, age_seconds=90_000)
+    cut(tmp_path, TOWER_A, rows=7, age_seconds=60)
+    registry = CollectorRegistry()
+    root = tmp_path / "snapshots"
+    registry.register(SnapshotTelemetry(root, tmp_path / "status", lambda: NOW_SECONDS, {"slow"}))
+    value = registry.get_sample_value
+    assert value("skewless_snapshot_rows", labels(TOWER_A)) == 7
+    assert value("skewless_snapshot_rows", labels(TOWER_A, "slow")) is None
+
+
 def test_a_new_snapshot_is_seen_at_the_next_scrape_and_a_deleted_one_is_gone(tmp_path: Path) -> None:
     registry = registry_of(tmp_path)
     assert registry.get_sample_value("skewless_snapshot_rows", labels(TOWER_A)) is None

@@ -124,11 +124,22 @@ def test_redelivered_events_go_to_the_step_which_knows_them() -> None:
 
 def test_events_that_the_topic_no_longer_has_are_counted() -> None:
     around = Around(source=_log(10))
-    around.source.low, around.source.committed[LANE] = 6, 8
+    around.source.low, around.source.committed[LANE] = 6, 4
     around.step.next_offsets[LANE] = 4
     around.driver.assigned([LANE])
     assert around.metric("missed_events_total") == 2
-    assert around.step.seen == [(0, 6), (0, 7)]
+
+
+@pytest.mark.parametrize("committed", [None, 8])
+def test_what_the_topic_dropped_before_a_new_state_was_missed_by_nobody(committed: int | None) -> None:
+    """The step is new here, or takes over: its predecessor had what was committed."""
+    around = Around(source=_log(10))
+    around.source.low = 6
+    if committed is not None:
+        around.source.committed[LANE] = committed
+    around.driver.assigned([LANE])
+    assert around.metric("missed_events_total") == 0
+    assert around.step.seen == [(0, offset) for offset in range(6, committed or 0)]
 
 
 def test_a_state_ahead_of_its_topic_is_refused() -> None:
